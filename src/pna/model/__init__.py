@@ -1,0 +1,1 @@
+"""The model: encoder, coarse head, aggregation, and the segmenter that wires them."""

@@ -1,0 +1,1 @@
+"""PNA itself: NAM, SAM, a stage, the head. One file per box of the paper's figure 2."""

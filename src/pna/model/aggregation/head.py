@@ -1,0 +1,159 @@
+"""The refinement head: coarse logits in, one finer prediction per level of features out."""
+
+from collections.abc import Sequence
+from typing import TypeVar, get_args
+
+from torch import Tensor, nn
+
+from pna.model.aggregation.neighborhood import Similarity
+from pna.model.aggregation.stage import Residual, Stage, Variant
+from pna.model.resize import ResizeMode
+
+_HEAD_WIDTH = 32
+
+_T = TypeVar("_T")
+
+
+class PNAHead(nn.Module):
+    """Progressive neighborhood aggregation (paper, section "Method"; figure 2a).
+
+    Args:
+        in_channels: Channels of each level of features, fine to coarse, 1 to 5 levels. Levels may
+            have equal strides.
+        num_classes: Channels K of the logits.
+        widths: Channels D of each stage, fine to coarse, multiples of 32; 96, 192, 384, ... by
+            default, as released.
+        window: Cells per side of the neighborhood, odd; one for all levels or one each.
+        self_aggregation: Use the self-aggregation module (SAM) beside the neighborhood's (NAM).
+        upsample: How a prediction is resized before the next stage embeds it.
+        variant: "released" (what the authors ran) or "paper" (what the equations say).
+        residual: How a stage carries the logits it was given: "none", "add" or "aggregate".
+        embedding_bias: Whether the 1x1 embeddings have a bias; one for all levels or one each.
+        mlp_ratio: Hidden channels of the feed-forward networks per channel.
+
+    Raises:
+        ValueError: The numbers of levels differ, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        widths: Sequence[int] | None = None,
+        window: int | Sequence[int] = 9,
+        self_aggregation: bool = True,
+        upsample: ResizeMode = "nearest",
+        variant: Variant = "released",
+        residual: Residual = "none",
+        embedding_bias: bool | Sequence[bool] = True,
+        mlp_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        levels = len(in_channels)
+        if not 1 <= levels <= 5:
+            raise ValueError(f"expected 1 to 5 levels of features, got {levels}: {in_channels=}")
+        _check_choice("upsample", upsample, get_args(ResizeMode))
+        _check_choice("variant", variant, get_args(Variant))
+        _check_choice("residual", residual, get_args(Residual))
+        widths = [96 * 2**i for i in range(levels)] if widths is None else widths
+        windows = _per_level("window", window, levels)
+        biases = _per_level("embedding_bias", embedding_bias, levels)
+        _check_choices_of_levels(levels, widths, windows)
+        self.in_channels = tuple(in_channels)
+        self.num_classes = num_classes
+        # In the order in which they run, coarse to fine: stages[0] makes P1.
+        self.stages = nn.ModuleList(
+            Stage(
+                in_channels[i],
+                num_classes,
+                width=widths[i],
+                window=windows[i],
+                self_aggregation=self_aggregation,
+                upsample=upsample,
+                variant=variant,
+                residual=residual,
+                embedding_bias=biases[i],
+                mlp_ratio=mlp_ratio,
+            )
+            for i in reversed(range(levels))
+        )
+
+    def forward(
+        self, features: Sequence[Tensor], coarse: Tensor, *, stop_at: int | None = None
+    ) -> list[Tensor]:
+        """Refine stage by stage.
+
+        Args:
+            features: (B, C, H, W) per level, fine to coarse.
+            coarse: (B, K, h, w) logits P0 of any size.
+            stop_at: Number of stages to run; all by default.
+
+        Returns:
+            [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level.
+
+        Raises:
+            ValueError: The number of features, the classes or `stop_at` do not fit the head.
+        """
+        self._check(features, coarse, stop_at)
+        predictions: list[Tensor] = []
+        for stage, feature in zip(self.stages, reversed(features), strict=True):
+            if len(predictions) == stop_at:
+                break
+            predictions.append(stage(feature, predictions[-1] if predictions else coarse))
+        return predictions
+
+    def similarity(
+        self, features: Sequence[Tensor], points: Sequence[tuple[int, int]]
+    ) -> list[Similarity]:
+        """Say which cells a cell gathers the embedded prediction from, at each stage (figure 1).
+
+        Args:
+            features: (B, C, H, W) per level, fine to coarse; the first picture is read.
+            points: (row, col) of the cell per level, fine to coarse.
+
+        Returns:
+            One `Similarity` per stage, coarse to fine.
+        """
+        found: list[Similarity] = []
+        for stage, feature, (row, col) in zip(
+            self.stages, reversed(features), reversed(points), strict=True
+        ):
+            assert isinstance(stage, Stage)
+            neighborhood = stage.carry or stage.fusion.neighborhood
+            found.append(neighborhood.similarity(stage.embed(feature[:1]), row, col))  # type: ignore[operator, union-attr]
+        return found
+
+    def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
+        got = tuple(feature.shape[1] for feature in features)
+        if got != self.in_channels:
+            raise ValueError(
+                f"expected features with channels {self.in_channels} (fine to coarse), got {got}"
+            )
+        if coarse.ndim != 4 or coarse.shape[1] != self.num_classes:
+            raise ValueError(
+                f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
+            )
+        if stop_at is not None and not 1 <= stop_at <= len(self.stages):
+            raise ValueError(f"expected stop_at from 1 to {len(self.stages)}, got {stop_at}")
+
+
+def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:
+    values = list(value) if isinstance(value, Sequence) else [value] * levels
+    if len(values) != levels:
+        raise ValueError(f"expected one {name} for each of {levels} levels, got {value}")
+    return values
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
+
+
+def _check_choices_of_levels(levels: int, widths: Sequence[int], windows: Sequence[int]) -> None:
+    if len(widths) != levels:
+        raise ValueError(f"expected one width for each of {levels} levels, got {tuple(widths)}")
+    if any(width < _HEAD_WIDTH or width % _HEAD_WIDTH for width in widths):
+        raise ValueError(f"expected widths in multiples of {_HEAD_WIDTH}, got {tuple(widths)}")
+    if any(window < 1 or window % 2 == 0 for window in windows):
+        raise ValueError(f"expected odd windows >= 1, got {tuple(windows)}")

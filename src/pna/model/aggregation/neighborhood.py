@@ -1,0 +1,165 @@
+"""NAM, the neighborhood aggregation module: gather the prediction from cells that look alike.
+
+Paper, section "Neighborhood Aggregation Module", equations 2 to 4. Queries and keys come from the
+encoder's features, values from the previous prediction. Maps are channels-last: (B, H, W, D).
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from pna.model.aggregation.layers import merge_heads, split_heads
+from pna.ops import neighborhood_attention
+from pna.ops.windows import window_size, window_start
+
+
+class Similarity(NamedTuple):
+    """Which cells one cell gathers from (paper, figure 1).
+
+    Attributes:
+        row, col: The cell that asks.
+        rows, cols: (first, end) of its window.
+        weights: (heads, window height, window width), each head sums to 1.
+    """
+
+    row: int
+    col: int
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    weights: Tensor
+
+
+class NeighborhoodAggregation(nn.Module):
+    """NAM as released: several heads, normalised inputs, an output projection.
+
+    Args:
+        width: Channels D of both inputs and of the result; a multiple of `head_width`.
+        window: Cells per side, odd.
+        head_width: Channels of one head.
+    """
+
+    def __init__(self, width: int, window: int, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads = width // head_width
+        self.window = window
+        self.norm_feature = nn.LayerNorm(width)
+        self.norm_value = nn.LayerNorm(width)
+        self.query_key = nn.Linear(width, 2 * width)
+        self.value = nn.Linear(width, width)
+        self.bias_table = nn.Parameter(torch.empty(self.heads, 2 * window - 1, 2 * window - 1))
+        self.project = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+    def forward(self, feature: Tensor, value: Tensor) -> Tensor:
+        """Aggregate the values (B, H, W, D) by the likeness of the features (B, H, W, D)."""
+        query, key = self._query_key(feature)
+        value = split_heads(self.value(self.norm_value(value)), self.heads)
+        out = neighborhood_attention(query, key, value, self.bias_table, window=self.window)
+        return cast(Tensor, self.project(merge_heads(out)))
+
+    def similarity(self, feature: Tensor, row: int, col: int) -> Similarity:
+        """Weights that the cell (row, col) of the first map (B, H, W, D) gives its window."""
+        return window_similarity(*self._query_key(feature), self.bias_table, self.window, row, col)
+
+    def _query_key(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = self.query_key(self.norm_feature(feature)).chunk(2, -1)
+        return split_heads(query, self.heads), split_heads(key, self.heads)
+
+
+class PaperNeighborhoodAggregation(nn.Module):
+    """NAM as the equations say: one head, three matrices, the bias scaled with the products.
+
+    Args:
+        width: Channels D of both inputs and of the result.
+        window: Cells per side, odd.
+    """
+
+    def __init__(self, width: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.scale = width**-0.5
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.bias_table = nn.Parameter(torch.empty(1, 2 * window - 1, 2 * window - 1))
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+    def forward(self, feature: Tensor, value: Tensor) -> Tensor:
+        """Aggregate the values (B, H, W, D) by the likeness of the features (B, H, W, D)."""
+        query, key, bias = self._query_key_bias(feature)
+        value = split_heads(self.value(value), 1)
+        return merge_heads(neighborhood_attention(query, key, value, bias, window=self.window))
+
+    def similarity(self, feature: Tensor, row: int, col: int) -> Similarity:
+        """Weights that the cell (row, col) of the first map (B, H, W, D) gives its window."""
+        return window_similarity(*self._query_key_bias(feature), self.window, row, col)
+
+    def _query_key_bias(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key = (split_heads(f(feature), 1) for f in (self.query, self.key))
+        return query, key, self.bias_table * self.scale
+
+
+class LogitAggregation(nn.Module):
+    """One attention head whose values are the logits themselves: an edge-aware upsampling.
+
+    It starts close to the identity: the bias of the cell itself is 5, all others are 0. There is no
+    projection of values or results, so a class's logit only ever mixes with its own neighbours.
+
+    Args:
+        width: Channels D of the features.
+        window: Cells per side, odd.
+        head_width: Width of queries and keys.
+    """
+
+    def __init__(self, width: int, window: int, head_width: int = 32) -> None:
+        super().__init__()
+        self.window = window
+        self.norm = nn.LayerNorm(width)
+        self.query_key = nn.Linear(width, 2 * head_width)
+        self.bias_table = nn.Parameter(torch.zeros(1, 2 * window - 1, 2 * window - 1))
+        with torch.no_grad():
+            self.bias_table[0, window - 1, window - 1] = 5.0
+
+    def forward(self, feature: Tensor, logits: Tensor) -> Tensor:
+        """Aggregate logits (B, H, W, K) by the likeness of the features (B, H, W, D)."""
+        query, key = self._query_key(feature)
+        value = split_heads(logits, 1)
+        out = neighborhood_attention(query, key, value, self.bias_table, window=self.window)
+        return merge_heads(out)
+
+    def similarity(self, feature: Tensor, row: int, col: int) -> Similarity:
+        """Weights that the cell (row, col) of the first map (B, H, W, D) gives its window."""
+        return window_similarity(*self._query_key(feature), self.bias_table, self.window, row, col)
+
+    def _query_key(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = self.query_key(self.norm(feature)).chunk(2, -1)
+        return split_heads(query, 1), split_heads(key, 1)
+
+
+def window_similarity(
+    query: Tensor, key: Tensor, bias: Tensor, window: int, row: int, col: int
+) -> Similarity:
+    """The softmax of one cell of the first map, written out.
+
+    Args:
+        query: (B, heads, H, W, d).
+        key: (B, heads, H, W, d).
+        bias: (heads, 2 * window - 1, 2 * window - 1).
+        window: Cells per side, odd.
+        row: Row of the cell that asks.
+        col: Its column.
+    """
+    top, height = _span(row, query.shape[2], window)
+    left, width = _span(col, query.shape[3], window)
+    keys = key[0, :, top : top + height, left : left + width]  # (heads, h, w, d)
+    scores = (keys * query[0, :, row, col, None, None]).sum(-1) * query.shape[-1] ** -0.5
+    y, x = top - row + window - 1, left - col + window - 1
+    scores = scores + bias[:, y : y + height, x : x + width]
+    weights = scores.float().flatten(1).softmax(-1).view_as(scores)
+    return Similarity(row, col, (top, top + height), (left, left + width), weights)
+
+
+def _span(position: int, n: int, window: int) -> tuple[int, int]:
+    start = int(window_start(torch.tensor(position), n, window))
+    return start, window_size(n, window)

@@ -1,0 +1,69 @@
+"""The layers every coarse head is made of."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that also trains on a batch of one value per channel.
+
+    A picture pooled to 1x1 gives one value per channel when the batch is 1. One value has no
+    variance, and PyTorch raises. Then, and only then, the running statistics normalise and stay
+    as they are, as in evaluation; gradients flow. In evaluation, and for two values or more, it
+    is ``nn.BatchNorm2d``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, h, w) per channel."""
+        if self.training and x.numel() == self.num_features:
+            mean, var = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU; keeps the size of the map.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the result.
+        kernel_size: odd side of the kernel, in cells.
+        dilation: distance of the kernel's taps, in cells.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
+        )
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, BatchNorm(out_channels), nn.ReLU(inplace=True))
+
+
+class Classifier(nn.Sequential):
+    """Channel dropout, then a 1x1 convolution to the classes (normal, std 0.01; zero bias).
+
+    Args:
+        in_channels: channels of the input.
+        num_classes: channels of the result.
+        dropout: probability of zeroing a whole channel while training, in [0, 1).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, dropout: float = 0.1) -> None:
+        conv = nn.Conv2d(in_channels, num_classes, kernel_size=1)
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # nn.Conv2d declares an optional bias
+        super().__init__(nn.Dropout2d(dropout), conv)
+
+
+def check_features(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
+    """Raise a ``ValueError`` unless there is one feature map per level a head was made for."""
+    if len(features) != len(in_channels):
+        raise ValueError(
+            f"expected {len(in_channels)} feature maps, one for each of in_channels="
+            f"{tuple(in_channels)}, got {len(features)}; pass all levels of the encoder"
+        )

@@ -1,0 +1,109 @@
+"""Pyramid scene parsing head: the coarsest level with its averages over a pyramid of bins.
+
+Source: Zhao, Shi, Qi, Wang, Jia, "Pyramid Scene Parsing Network" (CVPR 2017), section 3.2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.resize import resize
+
+
+def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
+    """Average a map over a grid of bins, like ``F.adaptive_avg_pool2d`` at every size.
+
+    Written as two small matrix products whose matrices come from the shape alone, because the
+    fused operator does not export to ONNX with free heights and widths.
+
+    Args:
+        x: (B, C, h, w), of any size; where a side is shorter than ``bins``, bins overlap.
+        bins: bins along each side.
+
+    Returns:
+        (B, C, bins, bins).
+    """
+    rows = _averaging_matrix(x, x.shape[-2], bins)
+    columns = _averaging_matrix(x, x.shape[-1], bins)
+    return rows @ x @ columns.T  # (bins, h) (B, C, h, w) (w, bins)
+
+
+def _averaging_matrix(x: Tensor, length: int, bins: int) -> Tensor:
+    """Return (bins, length): row i averages the cells from floor(i L/n) to ceil((i+1) L/n)."""
+    index = torch.arange(bins, device=x.device)[:, None]
+    start = index * length // bins
+    stop = ((index + 1) * length + bins - 1) // bins
+    cell = torch.arange(length, device=x.device)[None]
+    inside = (cell >= start) & (cell < stop)
+    return inside.to(x.dtype) / (stop - start).to(x.dtype)
+
+
+class PyramidPooling(nn.Module):
+    """The pooling pyramid of PSPNet, fused back into one map.
+
+    Args:
+        in_channels: channels of the input.
+        channels: channels of each pooled branch and of the result.
+        bins: bins along each side, one number per branch.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, bins: Sequence[int]) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        self.branches = nn.ModuleList(
+            ConvBNReLU(in_channels, channels, kernel_size=1) for _ in self.bins
+        )
+        self.fuse = ConvBNReLU(in_channels + len(self.bins) * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, h, w) to (B, channels, h, w)."""
+        pooled = [
+            branch(adaptive_average_pool(x, bins))
+            for bins, branch in zip(self.bins, self.branches, strict=True)
+        ]
+        fused: Tensor = self.fuse(torch.cat([x, *(resize(p, x.shape[-2:]) for p in pooled)], dim=1))
+        return fused
+
+
+class PSPHead(nn.Module):
+    """Coarse logits from pyramid pooling on the coarsest level.
+
+    Args:
+        in_channels: channels of all encoder levels, fine to coarse.
+        num_classes: number of classes K.
+        channels: width of each pooled branch and of the fused map.
+        bins: bins along each side, one number per branch.
+        dropout: probability of zeroing a channel before the classifier while training.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 512,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.in_channels = tuple(in_channels)
+        self.pyramid = PyramidPooling(self.in_channels[-1], channels, bins=bins)
+        self.classifier = Classifier(channels, num_classes, dropout=dropout)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Map encoder features to coarse logits.
+
+        Args:
+            features: one (B, C, h, w) map per encoder level, fine to coarse.
+
+        Returns:
+            (B, K, h, w) logits at the coarsest stride.
+
+        Raises:
+            ValueError: the number of features is not the number of ``in_channels``.
+        """
+        check_features(features, self.in_channels)
+        logits: Tensor = self.classifier(self.pyramid(features[-1]))
+        return logits

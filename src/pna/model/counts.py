@@ -1,0 +1,96 @@
+"""Counts parameters and multiply-accumulates, part by part.
+
+A multiply-accumulate is one term of a convolution, a linear layer or a matrix product. The product
+of the neighborhood attention is counted apart, since the paper's table leaves it out. The model is
+copied to the meta device, so that nothing is computed and no memory is needed.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pna.model.segmenter import Segmenter
+from pna.ops.windows import window_size
+
+
+class PartCounts(NamedTuple):
+    """Counts of one part of a model.
+
+    Attributes:
+        part: Its name, such as "encoder" or "stage 2".
+        parameters: Number of parameters.
+        macs: Multiply-accumulates for one picture, without the attention product.
+        attention_macs: Those of the attention product.
+    """
+
+    part: str
+    parameters: int
+    macs: int
+    attention_macs: int
+
+
+def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
+    """Count each part of a model at inference.
+
+    Args:
+        model: Any segmenter.
+        size: (H, W) of the picture.
+
+    Returns:
+        Encoder, coarse head, each stage; the auxiliary head, which does not run at inference, last
+        and with no multiply-accumulates.
+    """
+    macs = _trace(model, size)
+    parts: list[tuple[str, str, nn.Module | None]] = [
+        ("encoder", "encoder", model.encoder),
+        ("coarse head", "coarse", model.coarse),
+    ]
+    for m, stage in enumerate(model.pna.stages if model.pna is not None else (), 1):
+        parts.append((f"stage {m}", f"pna.stages.{m - 1}", stage))
+    parts.append(("auxiliary head", "auxiliary", model.auxiliary))
+    return [
+        PartCounts(
+            title,
+            sum(p.numel() for p in module.parameters()),
+            macs.get(path, (0, 0))[0],
+            macs.get(path, (0, 0))[1],
+        )
+        for title, path, module in parts
+        if module is not None
+    ]
+
+
+def _trace(model: Segmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Multiply-accumulates (others, attention) by path of the module."""
+    skeleton = copy.deepcopy(model).to("meta").eval()
+    operator = torch.ops.pna.blocked_attention
+    mode = FlopCounterMode(display=False, custom_mapping={operator: _attention_flops})
+    with torch.no_grad(), mode:
+        skeleton(torch.empty(1, 3, *size, device="meta"))
+    root = type(skeleton).__name__
+    found = {}
+    for path, flops in mode.get_flop_counts().items():
+        attention = flops.get(operator, 0)
+        found[path.removeprefix(f"{root}.")] = (
+            (sum(flops.values()) - attention) // 2,
+            attention // 2,
+        )
+    return found
+
+
+def _attention_flops(
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    bias: Any,
+    window: int,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    B, heads, H, W, d = query
+    cells = window_size(H, window) * window_size(W, window)
+    return 2 * B * heads * H * W * cells * (d + value[-1])

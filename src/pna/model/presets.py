@@ -1,0 +1,200 @@
+"""The paper's models by name, and how a model is built from its configuration."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from pna.labels import LabelSpace, generic
+from pna.model.aggregation.head import PNAHead
+from pna.model.aggregation.stage import Residual, Variant
+from pna.model.coarse import DeepLabV3Head, FCNHead, PSPHead, SemanticFPNHead, UPerHead
+from pna.model.config import ModelConfig, PNAConfig
+from pna.model.encoder import TimmEncoder, create_encoder
+from pna.model.resize import ResizeMode
+from pna.model.segmenter import Segmenter
+
+_RELEASED = PNAConfig()
+_LITE = PNAConfig(widths=(32, 64, 96, 128), window=7, upsample="bilinear", residual="aggregate")
+
+PRESETS: dict[str, ModelConfig] = {
+    # Any encoder goes with each of them; the paper's are resnet50c, resnet101c,
+    # swin_tiny_patch4_window7_224 and swin_base_patch4_window7_224.
+    "fcn": ModelConfig("resnet50c"),
+    "fcn-os8": ModelConfig("resnet50c", output_stride=8),
+    "fcn-pna": ModelConfig("resnet50c", pna=_RELEASED),
+    "fcn-pna-nam": ModelConfig("resnet50c", pna=replace(_RELEASED, self_aggregation=False)),
+    "psp": ModelConfig("resnet50c", "psp", output_stride=8),
+    "psp-pna": ModelConfig("resnet50c", "psp", output_stride=16, pna=_RELEASED),
+    "deeplabv3": ModelConfig("resnet50c", "deeplabv3", output_stride=8),
+    "deeplabv3-pna": ModelConfig("resnet50c", "deeplabv3", output_stride=16, pna=_RELEASED),
+    "fpn": ModelConfig("resnet50c", "fpn", aux=False),
+    "fpn-pna": ModelConfig("resnet50c", "fpn", aux=False, pna=replace(_RELEASED, window=7)),
+    "upernet": ModelConfig("resnet50c", "upernet"),
+    "upernet-pna": ModelConfig("resnet50c", "upernet", pna=_RELEASED),
+    # Ours: small, and the logits are carried from stage to stage.
+    "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
+    "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
+}
+
+_COARSE = {
+    "fcn": FCNHead,
+    "psp": PSPHead,
+    "deeplabv3": DeepLabV3Head,
+    "fpn": SemanticFPNHead,
+    "upernet": UPerHead,
+}
+
+
+def create_model(
+    preset: str,
+    *,
+    encoder: str | None = None,
+    num_classes: int | None = None,
+    labels: LabelSpace | None = None,
+    pretrained: bool = True,
+    output_stride: int | None = None,
+    coarse_channels: int | None = None,
+    aux: bool | None = None,
+    drop_path: float | None = None,
+    widths: tuple[int, ...] | None = None,
+    window: int | None = None,
+    self_aggregation: bool | None = None,
+    upsample: ResizeMode | None = None,
+    variant: Variant | None = None,
+    residual: Residual | None = None,
+) -> Segmenter:
+    """Build one of the paper's models, or ours, on any encoder.
+
+    Options left at None keep the preset's value.
+
+    Args:
+        preset: A key of `pna.model.presets.PRESETS`.
+        encoder: Name of a timm model.
+        num_classes: Number of classes K, where they have no names.
+        labels: The classes with names and colours; instead of `num_classes`.
+        pretrained: Load the encoder's ImageNet weights.
+        output_stride: 32, 16 or 8. A preset's own 16 or 8 becomes 32 on an encoder that cannot be
+            dilated (Swin); one given here is an error there.
+        coarse_channels: Width of the coarse head.
+        aux: Whether to add the auxiliary head.
+        drop_path: Stochastic depth of the encoder.
+        widths: Channels of the stages, fine to coarse.
+        window: Cells per side of the neighborhood.
+        self_aggregation: Whether stages use SAM.
+        upsample: How predictions are resized between stages.
+        variant: "released" or "paper".
+        residual: How logits are carried: "none", "add" or "aggregate".
+
+    Raises:
+        ValueError: Unknown preset or encoder, no number of classes, or options that do not fit.
+        WeightsError: The ImageNet weights cannot be had.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+    config = _override(
+        PRESETS[preset],
+        preset,
+        {
+            "encoder": encoder,
+            "output_stride": output_stride,
+            "coarse_channels": coarse_channels,
+            "aux": aux,
+            "drop_path": drop_path,
+        },
+        {
+            "widths": widths,
+            "window": window,
+            "self_aggregation": self_aggregation,
+            "upsample": upsample,
+            "variant": variant,
+            "residual": residual,
+        },
+    )
+    labels = _choose_labels(num_classes, labels)
+    if output_stride is None and config.output_stride != 32 and not _can_dilate(config):
+        config = replace(config, output_stride=32)
+    return build(config, labels, pretrained=pretrained)
+
+
+def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) -> Segmenter:
+    """Build the model that a configuration describes.
+
+    Args:
+        config: The parts.
+        labels: The classes.
+        pretrained: Load the encoder's ImageNet weights.
+    """
+    encoder = _encoder(config, pretrained=pretrained)
+    channels, num_classes = encoder.channels, labels.num_classes
+    return Segmenter(
+        encoder,
+        _coarse_head(config, channels, num_classes),
+        labels,
+        pna=_pna_head(config.pna, channels, num_classes),
+        auxiliary=_auxiliary_head(channels, num_classes) if config.aux else None,
+        config=config,
+    )
+
+
+def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
+    return create_encoder(
+        config.encoder,
+        pretrained=pretrained,
+        output_stride=config.output_stride,
+        multi_grid=config.multi_grid,
+        drop_path=config.drop_path,
+    )
+
+
+def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> nn.Module:
+    head: Any = _COARSE[config.coarse]
+    options = {} if config.coarse_channels is None else {"channels": config.coarse_channels}
+    built: nn.Module = head(channels, num_classes, **options)
+    return built
+
+
+def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
+    return FCNHead(channels, num_classes, channels=256, num_convs=1, concat_input=False, level=-2)
+
+
+def _pna_head(
+    config: PNAConfig | None, channels: tuple[int, ...], num_classes: int
+) -> PNAHead | None:
+    return None if config is None else PNAHead(channels, num_classes, **vars(config))
+
+
+def _can_dilate(config: ModelConfig) -> bool:
+    try:
+        _encoder(config, pretrained=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _override(
+    config: ModelConfig, preset: str, model: dict[str, Any], pna: dict[str, Any]
+) -> ModelConfig:
+    model = {key: value for key, value in model.items() if value is not None}
+    pna = {key: value for key, value in pna.items() if value is not None}
+    if pna and config.pna is None:
+        raise ValueError(
+            f"preset {preset!r} has no refinement, got {', '.join(pna)}; take one that has: "
+            f"{', '.join(name for name, known in PRESETS.items() if known.pna)}"
+        )
+    if config.pna is not None:
+        model["pna"] = replace(config.pna, **pna)
+    return replace(config, **model)
+
+
+def _choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
+    if labels is None and num_classes is None:
+        raise ValueError("expected num_classes or labels, got neither")
+    if labels is None:
+        assert num_classes is not None
+        return generic(num_classes)
+    if num_classes not in (None, labels.num_classes):
+        raise ValueError(
+            f"got num_classes={num_classes}, but labels {labels.name!r} has {labels.num_classes}"
+        )
+    return labels

@@ -1,0 +1,205 @@
+"""Wires the boxes: picture -> encoder -> coarse head -> refinement -> logits at the picture's size.
+
+The model owns normalisation and padding, so any picture in [0, 1] of any size goes in, and logits
+of the same size come out.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pna.labels import LabelSpace
+from pna.model.aggregation.head import PNAHead
+from pna.model.config import ModelConfig
+from pna.model.encoder import TimmEncoder
+from pna.model.resize import resize
+
+
+class SegmenterOutput(NamedTuple):
+    """What a segmenter returns, always.
+
+    Attributes:
+        logits: (B, K, H, W) at the picture's size, from the last stage that ran.
+        coarse: (B, K, h, w) logits P0 at the stride of the coarse head.
+        stages: P1, ..., Pn, each (B, K, h, w) at its own stride; empty unless training or asked
+            for.
+        aux: Further outputs that a loss needs, such as "aux", the auxiliary head's (B, K, h, w).
+    """
+
+    logits: Tensor
+    coarse: Tensor
+    stages: list[Tensor]
+    aux: dict[str, Tensor]
+
+
+class StageSimilarity(NamedTuple):
+    """Which cells the cell under a pixel gathers from, at one stage (paper, figure 1).
+
+    Attributes:
+        stage: 1 is the coarsest.
+        stride: Pixels per cell.
+        row, col: The cell that asks.
+        rows, cols: (first, end) of its window, in cells; may reach into the padding.
+        weights: (heads, window height, window width), each head sums to 1.
+    """
+
+    stage: int
+    stride: int
+    row: int
+    col: int
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    weights: Tensor
+
+
+class Segmenter(nn.Module):
+    """A segmentation network, with or without refinement.
+
+    Args:
+        encoder: Returns features, fine to coarse; has `channels`, `strides`, `divisor`, `mean`,
+            `std`.
+        coarse: Features -> coarse logits (B, K, h, w) at its own stride.
+        labels: The K classes.
+        pna: Refines the coarse logits; None leaves them as they are.
+        auxiliary: A second head on the features, for training only.
+        config: What this model was built from; needed to save it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: TimmEncoder,
+        coarse: nn.Module,
+        labels: LabelSpace,
+        *,
+        pna: PNAHead | None = None,
+        auxiliary: nn.Module | None = None,
+        config: ModelConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.coarse = coarse
+        self.pna = pna
+        self.auxiliary = auxiliary
+        self.labels = labels
+        self.config = config
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.labels.num_classes
+
+    @property
+    def num_stages(self) -> int:
+        """Number of refinement stages."""
+        return len(self.pna.stages) if self.pna is not None else 0
+
+    def forward(
+        self, pictures: Tensor, *, stages: bool = False, stop_at: int | None = None
+    ) -> SegmenterOutput:
+        """Segment a batch.
+
+        Args:
+            pictures: (B, 3, H, W), RGB in [0, 1], any H, W >= 1.
+            stages: Also return every stage's logits; they are always there while training.
+            stop_at: Number of refinement stages to run, from 1; all by default.
+
+        Raises:
+            ValueError: The pictures have another shape or type, or there is no stage to stop at.
+        """
+        _check_pictures(pictures)
+        if stop_at is not None and self.pna is None:
+            raise ValueError(f"got {stop_at=}, but this model has no refinement stages")
+        features = self.encode(pictures)
+        coarse = self.coarse(features)
+        refined = [] if self.pna is None else self.pna(features, coarse, stop_at=stop_at)
+        logits = self.upsample(refined[-1] if refined else coarse, pictures.shape[-2:])
+        aux = {}
+        if self.training and self.auxiliary is not None:
+            aux["aux"] = self.auxiliary(features)
+        return SegmenterOutput(logits, coarse, refined if self.training or stages else [], aux)
+
+    def encode(self, pictures: Tensor) -> list[Tensor]:
+        """Pad, normalise and encode pictures (B, 3, H, W): features, fine to coarse."""
+        H, W = pictures.shape[-2:]
+        right, bottom = -W % self.encoder.divisor, -H % self.encoder.divisor
+        padded = F.pad(pictures, (0, right, 0, bottom), mode="replicate")
+        return cast(list[Tensor], self.encoder((padded - self.mean) / self.std))
+
+    def upsample(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Bring the logits of any stage to the picture: the one way, for losses and scores alike.
+
+        Args:
+            logits: (B, K, h, w) of the coarse head, a stage or the auxiliary head.
+            size: (H, W) of the picture that was segmented.
+
+        Returns:
+            (B, K, H, W): resized to the padded picture, then cut back.
+        """
+        H, W = size
+        divisor = self.encoder.divisor
+        # Softmax copies class maps that are not contiguous: cheaper here than at full size.
+        padded = resize(logits.contiguous(), (H + -H % divisor, W + -W % divisor))
+        return padded[..., :H, :W]
+
+    @torch.inference_mode()
+    def similarity(self, pictures: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
+        """Say which neighbours a pixel gathers from, at each stage (paper, figure 1).
+
+        With `residual="aggregate"` these are the weights that the logits themselves are gathered
+        with; otherwise those of the embedded prediction.
+
+        Args:
+            pictures: (1, 3, H, W), RGB in [0, 1].
+            point: (x, y) of a pixel.
+
+        Raises:
+            ValueError: The model has no refinement, or the point lies outside of the picture.
+        """
+        _check_pictures(pictures)
+        if self.pna is None:
+            raise ValueError("this model has no refinement stages, so no similarity to show")
+        (x, y), (H, W) = point, pictures.shape[-2:]
+        if not (0 <= x < W and 0 <= y < H):
+            raise ValueError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
+        strides = self.encoder.strides
+        cells = [(y // stride, x // stride) for stride in strides]
+        found = self.pna.similarity(self.encode(pictures), cells)
+        return [
+            StageSimilarity(m, stride, *similarity)
+            for m, (stride, similarity) in enumerate(zip(reversed(strides), found, strict=True), 1)
+        ]
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write weights (safetensors) and configuration (JSON); see `pna.checkpoints.save`."""
+        from pna.model import checkpoints
+
+        checkpoints.save(self, folder, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path) -> "Segmenter":
+        """Read a model from a folder, a bundled name or a hub repository; see `pna.load`."""
+        from pna.model import checkpoints
+
+        return checkpoints.load(path_or_name)
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload to the Hugging Face hub; returns the address. See `pna.checkpoints.push`."""
+        from pna.model import checkpoints
+
+        return checkpoints.push(self, repository, private=private)
+
+
+def _check_pictures(pictures: Tensor) -> None:
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape:
+        raise ValueError(f"expected pictures (B, 3, H, W), RGB, got {tuple(pictures.shape)}")
+    if not pictures.is_floating_point():
+        raise ValueError(f"expected pictures in [0, 1], floating point, got {pictures.dtype}")

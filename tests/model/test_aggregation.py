@@ -1,0 +1,235 @@
+"""NAM, SAM, stage and head: shapes, options, starts, and what flows where."""
+
+import pytest
+import torch
+
+import pna
+from pna.model.aggregation.neighborhood import LogitAggregation, NeighborhoodAggregation
+from pna.model.aggregation.self_aggregation import PaperSelfAggregation
+from pna.model.aggregation.stage import Stage
+from pna.model.resize import resize
+from pna.ops import neighborhood_attention
+
+CHANNELS = (8, 12, 16, 20)
+
+
+def _features(sizes=((24, 28), (12, 14), (6, 7), (3, 4)), channels=CHANNELS, batch=2):
+    torch.manual_seed(0)
+    pairs = zip(channels, sizes, strict=True)
+    return [torch.randn(batch, c, *size, requires_grad=True) for c, size in pairs]
+
+
+def _head(**options):
+    torch.manual_seed(1)
+    options = {"widths": (32, 32, 64, 64), "window": 5, **options}
+    return pna.PNAHead(CHANNELS, 5, **options)
+
+
+@pytest.mark.parametrize("variant", ["released", "paper"])
+@pytest.mark.parametrize("residual", ["none", "add", "aggregate"])
+@pytest.mark.parametrize("self_aggregation", [True, False])
+def test_every_part_learns(variant, residual, self_aggregation):
+    head = _head(variant=variant, residual=residual, self_aggregation=self_aggregation)
+    features = _features()
+    coarse = torch.randn(2, 5, 3, 4, requires_grad=True)
+    predictions = head(features, coarse)
+    assert [p.shape for p in predictions] == [
+        (2, 5, 3, 4),
+        (2, 5, 6, 7),
+        (2, 5, 12, 14),
+        (2, 5, 24, 28),
+    ]
+    weights = torch.randn_like(predictions[-1])
+    (predictions[-1] * weights).sum().backward()
+    for name, x in [*head.named_parameters(), ("coarse", coarse), ("finest", features[0])]:
+        assert x.grad is not None, name
+        assert x.grad.isfinite().all(), name
+        assert x.grad.abs().max() > 0, name
+
+
+def test_add_starts_as_the_identity():
+    features, coarse = _features(), torch.randn(2, 5, 3, 4)
+    predictions = _head(residual="add")(features, coarse)
+    expected = coarse
+    for feature, prediction in zip(reversed(features), predictions, strict=True):
+        expected = resize(expected, feature.shape[-2:])
+        torch.testing.assert_close(prediction, expected, atol=0.05, rtol=0)
+
+
+def test_aggregate_starts_close_to_the_identity():
+    module = LogitAggregation(32, 5)
+    torch.nn.init.trunc_normal_(module.query_key.weight, std=0.02)
+    feature, logits = torch.randn(1, 9, 11, 32), torch.randn(1, 9, 11, 7)
+    out = module(feature, logits)
+    assert out.shape == logits.shape
+    share = torch.e**5 / (torch.e**5 + 24)
+    near = share * logits + (1 - share) * logits.mean((1, 2))
+    assert (out - near).abs().max() < 0.5
+    own = module.similarity(feature, 4, 4).weights[0, 2, 2].detach()
+    assert float(own) == pytest.approx(share, abs=0.05)
+
+
+def test_queries_come_from_features_and_values_from_the_prediction():
+    torch.manual_seed(0)
+    module = NeighborhoodAggregation(32, 3)
+    feature, value = torch.randn(1, 6, 6, 32), torch.randn(1, 6, 6, 32)
+    constant = torch.ones(1, 6, 6, 32) * torch.randn(32)
+    same = module(feature, constant)
+    torch.testing.assert_close(same, module(torch.randn(1, 6, 6, 32), constant))
+    assert not torch.allclose(module(feature, value), module(torch.randn(1, 6, 6, 32), value))
+
+
+def test_sam_is_only_on_the_shortcut():
+    """Neighborhood weights do not change when SAM's weights do."""
+    stage = Stage(8, 5, width=32, window=3)
+    feature = torch.randn(1, 8, 6, 6)
+    before = stage.fusion.neighborhood.similarity(stage.embed(feature), 2, 2).weights
+    for parameter in stage.fusion.self_aggregation.parameters():
+        torch.nn.init.normal_(parameter)
+    after = stage.fusion.neighborhood.similarity(stage.embed(feature), 2, 2).weights
+    torch.testing.assert_close(before, after)
+
+
+def test_the_papers_stage_is_its_equations():
+    """Equations 1 to 6, written out."""
+    torch.manual_seed(0)
+    stage = Stage(8, 5, width=32, window=3, variant="paper")
+    for name, parameter in stage.named_parameters():
+        if "alpha" not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    feature, previous = torch.randn(1, 8, 6, 5), torch.randn(1, 5, 6, 5)
+    layers, fusion = torch.nn.functional, stage.fusion
+
+    def embed(x, module):
+        return layers.layer_norm(
+            x.flatten(2).mT @ module[0].weight.T + module[0].bias,
+            (32,),
+            module[1].weight,
+            module[1].bias,
+        )
+
+    f, p = embed(feature, stage.embed_feature), embed(previous, stage.embed_prediction)
+    nam, sam = fusion.neighborhood, fusion.self_aggregation
+    q, k, v = (
+        (x @ m.weight.T).mT.reshape(1, 1, 32, 6, 5).permute(0, 1, 3, 4, 2)
+        for x, m in ((f, nam.query), (f, nam.key), (p, nam.value))
+    )
+    # softmax((Q K + B) / sqrt(D)) is softmax(Q' K + B') with both divided.
+    f_n = neighborhood_attention(
+        q, k, v, nam.bias_table / 32**0.5, window=3, backend="reference"
+    ).reshape(1, 30, 32)
+    normed = layers.layer_norm(f, (32,), sam.norm_feature.weight, sam.norm_feature.bias)
+    qkv = (normed @ sam.qkv.weight.T + sam.qkv.bias).mT.reshape(1, 96, 6, 5)
+    q, k, v = sam.qkv_depthwise(qkv).flatten(2).chunk(3, 1)
+    hat = (((q @ k.mT) / sam.alpha).softmax(-1) @ v).mT
+    f_s = hat + sam.feed_forward(
+        layers.layer_norm(hat, (32,), sam.norm_aggregated.weight, sam.norm_aggregated.bias)
+    )
+    fuse = f_n + f_s
+    expected = stage.classifier(fusion.feed_forward(fuse) + fuse).mT.reshape(1, 5, 6, 5)
+    torch.testing.assert_close(stage(feature, previous), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_alpha_starts_at_the_root_of_a_64x64_map():
+    assert float(PaperSelfAggregation(32).alpha) == 64
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 5])
+def test_any_number_of_levels(levels):
+    channels = list(range(4, 4 + levels))
+    sizes = [(2 ** (levels - i), 2 ** (levels - i) + 1) for i in range(levels)]
+    head = pna.PNAHead(channels, 3, widths=[32] * levels, window=3)
+    predictions = head(_features(sizes, channels, batch=1), torch.randn(1, 3, 2, 2))
+    assert [p.shape[-2:] for p in predictions] == sizes[::-1]
+
+
+def test_equal_strides_and_a_finer_coarse_map():
+    sizes = ((16, 16), (8, 8), (8, 8), (8, 8))  # a backbone dilated to stride 8
+    predictions = _head()(_features(sizes), torch.randn(2, 5, 32, 32))
+    assert [p.shape[-1] for p in predictions] == [8, 8, 8, 16]
+
+
+def test_stop_at():
+    head, features, coarse = _head().eval(), _features(), torch.randn(2, 5, 3, 4)
+    everything = head(features, coarse)
+    for stop_at in (1, 2, 4):
+        predictions = head(features, coarse, stop_at=stop_at)
+        assert len(predictions) == stop_at
+        torch.testing.assert_close(predictions[-1], everything[stop_at - 1])
+
+
+def test_options_per_level():
+    head = _head(window=(3, 5, 7, 9), embedding_bias=(True, False, True, False))
+    assert [stage.fusion.neighborhood.window for stage in head.stages] == [9, 7, 5, 3]
+    assert [stage.embed_feature.bias is None for stage in head.stages] == [True, False, True, False]
+
+
+def test_default_widths_are_the_released_ones():
+    head = pna.PNAHead(CHANNELS, 5)
+    assert [stage.classifier.in_features for stage in head.stages] == [768, 384, 192, 96]
+
+
+@pytest.mark.parametrize("residual", ["none", "aggregate"])
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_similarity_is_what_the_operator_gathers_with(residual, variant):
+    """Values that are a one-hot map of cells come out as the weights themselves."""
+    head = _head(residual=residual, variant=variant)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    features = _features(batch=1)
+    points = [(0, 27), (7, 3), (5, 6), (1, 1)]
+    for found, stage, feature, point in zip(
+        head.similarity(features, points),
+        head.stages,
+        reversed(features),
+        reversed(points),
+        strict=True,
+    ):
+        assert (found.row, found.col) == point
+        f = stage.embed(feature)
+        H, W = f.shape[1:3]
+        one_hot = torch.eye(H * W).reshape(1, 1, H, W, H * W)
+        module = stage.carry or stage.fusion.neighborhood
+        if hasattr(module, "_query_key_bias"):
+            query, key, bias = module._query_key_bias(f)
+        else:
+            (query, key), bias = module._query_key(f), module.bias_table
+        heads = query.shape[1]
+        gathered = neighborhood_attention(
+            query, key, one_hot.expand(1, heads, -1, -1, -1), bias, window=module.window
+        )[0, :, *point].reshape(heads, H, W)
+        (top, bottom), (left, right) = found.rows, found.cols
+        torch.testing.assert_close(gathered[:, top:bottom, left:right], found.weights)
+        torch.testing.assert_close(found.weights.sum((1, 2)), torch.ones(heads))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (32, 32)}, "one width for each of 4 levels"),
+        ({"widths": (32, 48, 64, 96)}, "multiples of 32"),
+        ({"window": 4}, "odd windows"),
+        ({"window": (3, 5)}, "one window for each of 4"),
+        ({"variant": "new"}, "variant to be one of released, paper"),
+        ({"residual": "yes"}, "none, add, aggregate"),
+        ({"upsample": "cubic"}, "bilinear, nearest"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        _head(**options)
+
+
+def test_bad_number_of_levels():
+    with pytest.raises(ValueError, match="1 to 5 levels"):
+        pna.PNAHead([], 3)
+
+
+def test_bad_calls():
+    head, features = _head(), _features()
+    with pytest.raises(ValueError, match=r"channels \(8, 12, 16, 20\)"):
+        head(features[:3], torch.randn(2, 5, 3, 4))
+    with pytest.raises(ValueError, match=r"coarse logits \(B, 5, h, w\)"):
+        head(features, torch.randn(2, 4, 3, 4))
+    with pytest.raises(ValueError, match="stop_at from 1 to 4"):
+        head(features, torch.randn(2, 5, 3, 4), stop_at=5)

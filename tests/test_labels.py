@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pna.labels import (
+    CAMVID,
+    DAMAGE,
+    IGNORE_COLOR,
+    IGNORE_INDEX,
+    LABEL_SPACES,
+    VOC,
+    LabelSpace,
+    generic,
+    out_of_range,
+    voc_color,
+)
+
+RED_BLUE = LabelSpace("two", ("red", "blue"), ((255, 0, 0), (0, 0, 255)))
+
+
+@pytest.mark.parametrize(("space", "num_classes"), [(VOC, 21), (CAMVID, 11), (DAMAGE, 5)])
+def test_known_label_spaces(space, num_classes):
+    assert space.num_classes == num_classes
+    assert LABEL_SPACES[space.name] is space
+    assert space.scored == tuple(range(num_classes))
+
+
+def test_voc_has_the_colors_of_the_devkit():
+    colors = dict(zip(VOC.classes, VOC.colors, strict=True))
+    assert colors["aeroplane"] == (128, 0, 0)
+    assert colors["cat"] == (64, 0, 0)
+    assert colors["person"] == (192, 128, 128)
+    assert colors["tvmonitor"] == (0, 64, 128)
+    assert voc_color(255) == IGNORE_COLOR
+
+
+def test_palette_holds_every_color_and_the_ignore_color():
+    entries = np.array(VOC.palette()).reshape(256, 3)
+    assert [tuple(color) for color in entries[:21]] == list(VOC.colors)
+    assert tuple(entries[IGNORE_INDEX]) == IGNORE_COLOR
+    assert not entries[21:255].any()
+
+
+@given(num_classes=st.integers(1, 255), data=st.data())
+def test_colors_survive_a_round_trip(num_classes, data):
+    space = generic(num_classes)
+    values = [*range(num_classes), IGNORE_INDEX]
+    flat = data.draw(st.lists(st.sampled_from(values), min_size=6, max_size=6))
+    labels = np.array(flat, dtype=np.uint8).reshape(2, 3)
+    encoded = space.encode_colors(space.decode(labels))
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, labels)
+
+
+def test_dict_round_trip_through_json():
+    space = LabelSpace("three", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), scored=(1, 2))
+    assert LabelSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_scored_may_be_left_out_of_a_dict():
+    entries = RED_BLUE.to_dict()
+    del entries["scored"]
+    assert LabelSpace.from_dict(entries).scored == (0, 1)
+
+
+def test_a_dict_with_an_unknown_key_is_an_error():
+    with pytest.raises(ValueError, match="colours"):
+        LabelSpace.from_dict({"name": "x", "classes": ["a"], "colours": [[0, 0, 0]]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ()}, "expected 1 to 255 classes"),
+        ({"classes": ("red", "red")}, "class names repeat: \\['red'\\]"),
+        ({"colors": ((255, 0, 0),)}, "got 1 colours for 2 classes"),
+        ({"colors": ((255, 0, 0), (255, 0, 0))}, "of class 'blue' is taken"),
+        ({"colors": ((255, 0, 0), IGNORE_COLOR)}, "of class 'blue' is taken"),
+        ({"colors": ((255, 0, 0), (0, 0, 256))}, "not three numbers"),
+        ({"colors": ((255, 0, 0), (0, 0))}, "not three numbers"),
+        ({"scored": (0, 2)}, "scored must be ascending"),
+        ({"scored": (1, 0)}, "scored must be ascending"),
+        ({"scored": (1, 1)}, "scored must be ascending"),
+    ],
+)
+def test_parts_that_do_not_fit_are_an_error(changes, message):
+    parts = {"name": "two", "classes": RED_BLUE.classes, "colors": RED_BLUE.colors, **changes}
+    with pytest.raises(ValueError, match=message):
+        LabelSpace(**parts)
+
+
+def test_more_classes_than_a_label_can_hold_is_an_error():
+    with pytest.raises(ValueError, match="expected 1 to 255 classes"):
+        generic(256)
+
+
+def test_an_unknown_color_is_named_with_its_count_and_source():
+    rgb = np.zeros((4, 5, 3), dtype=np.uint8)
+    rgb[:] = (255, 0, 0)
+    rgb[0, :3] = (254, 0, 0)
+    with pytest.raises(ValueError, match=r"a\.png: unknown colours: \(254, 0, 0\) at 3 pixels"):
+        RED_BLUE.encode_colors(rgb, source="a.png")
+
+
+def test_many_unknown_colors_are_summed_up():
+    rgb = np.arange(5 * 3, dtype=np.uint8).reshape(1, 5, 3)
+    with pytest.raises(ValueError, match="and 2 more"):
+        RED_BLUE.encode_colors(rgb)
+
+
+@pytest.mark.parametrize("value", [2, 254, -1])
+def test_decoding_a_label_that_is_no_class_is_an_error(value):
+    with pytest.raises(ValueError, match=rf"labels \[{value}\] are no classes"):
+        RED_BLUE.decode(np.array([[0, value]]))
+
+
+def test_out_of_range_lists_values_once_and_spares_the_ignored():
+    assert out_of_range(np.array([0, 4, 7, 4, IGNORE_INDEX]), 4) == [4, 7]
+
+
+def test_import_needs_the_standard_library_only():
+    code = "import sys; sys.modules['numpy'] = None; import pna.labels; print(pna.labels.VOC.name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "voc2012"
