@@ -1,0 +1,40 @@
+"""CamVid in the layout of the SegNet tutorial: 11 classes, 480x360.
+
+G. Brostow et al., "Semantic object classes in video", Pattern Recognition Letters 2009.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pna.data.dataset import SegmentationDataset
+from pna.data.reading import Pair, match_pairs, read_index_mask
+from pna.labels import CAMVID, IGNORE_INDEX
+
+UNLABELLED = 11  # the index that stands for "no class" in this layout's masks
+
+
+class CamVid(SegmentationDataset):
+    """CamVid: streets seen from a car; `train/` has its masks in `trainannot/`, and so on.
+
+    Args:
+        root: The folder that holds `train`, `trainannot`, ...
+        split: Which of the three parts of the drive to read.
+
+    Raises:
+        DataError: If a folder or a partner is missing.
+    """
+
+    splits: ClassVar = ("train", "val", "test")
+
+    def __init__(self, root: str | Path, split: Literal["train", "val", "test"] = "train") -> None:
+        self.check_split(split)
+        super().__init__(match_pairs(Path(root) / split, Path(root) / f"{split}annot"), CAMVID)
+
+    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
+        """Reads the mask of a pair (H, W); unlabelled pixels are ignored."""
+        labels = read_index_mask(pair.mask)
+        labels[labels == UNLABELLED] = IGNORE_INDEX
+        return labels

@@ -1,0 +1,106 @@
+"""What every data set has in common: samples, and how they are read and checked."""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pna.data.errors import DataError
+from pna.data.reading import Pair, checked_labels, read_index_mask, read_picture
+from pna.labels import LabelSpace
+
+
+class Sample(NamedTuple):
+    """A picture and its labels.
+
+    Attributes:
+        picture: (3, H, W) float32 in [0, 1], red-green-blue.
+        labels: (H, W) int64, classes 0..K-1, 255 ignored.
+        name: Stem of the files.
+    """
+
+    picture: Tensor
+    labels: Tensor
+    name: str
+
+
+class Batch(NamedTuple):
+    """Samples of one size, stacked; the fields are those of `Sample`.
+
+    Attributes:
+        picture: (B, 3, H, W) float32 in [0, 1].
+        labels: (B, H, W) int64.
+        name: B stems.
+    """
+
+    picture: Tensor
+    labels: Tensor
+    name: list[str]
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Pictures with a label for every pixel.
+
+    A data set is one file with one subclass: the constructor finds the pairs, `read_labels` reads a
+    mask as the data set stores it. Everything else stands here.
+
+    Args:
+        pairs: The pictures and masks, at least one.
+        labels: What the labels mean.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, pairs: Sequence[Pair], labels: LabelSpace) -> None:
+        self.pairs = list(pairs)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample:
+        """Reads one sample at its own size, untransformed: what evaluation uses.
+
+        Raises:
+            DataError: If a file is damaged, sizes differ, or a label is no class.
+        """
+        picture, labels = self.read(index)
+        return Sample(picture.float() / 255, labels.long(), self.pairs[index].name)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Reads one sample as stored: picture (3, H, W) uint8 and labels (H, W) uint8.
+
+        Raises:
+            DataError: As `load`.
+        """
+        pair = self.pairs[index]
+        picture = read_picture(pair.picture)
+        labels = checked_labels(self.read_labels(pair), pair.mask, self.labels)
+        if picture.shape[:2] != labels.shape:
+            raise DataError(
+                f"sizes differ (height, width): picture {pair.picture} has {picture.shape[:2]} "
+                f"after its EXIF rotation, mask {pair.mask} has {labels.shape}; "
+                "a mask labels every pixel of its picture"
+            )
+        # Contiguous planes: resizing and batching are several times faster on them.
+        planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        return planes, torch.from_numpy(labels)
+
+    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
+        """Reads the mask of a pair as class indices (H, W); subclasses know other storages."""
+        return read_index_mask(pair.mask)
+
+    @classmethod
+    def check_split(cls, split: str) -> None:
+        """Raises a `DataError` that lists the splits, unless `split` is one of them."""
+        if split not in cls.splits:
+            raise DataError(
+                f"{cls.__name__} has no split {split!r}: expected one of {', '.join(cls.splits)}"
+            )

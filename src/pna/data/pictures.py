@@ -1,0 +1,105 @@
+"""Reading pictures: whatever a file, an image or an array holds becomes upright 8-bit RGB.
+
+What each kind of picture becomes:
+
+| kind | becomes |
+|---|---|
+| greyscale, palette, 1 bit, YCbCr, CMYK | RGB, by Pillow's conversion |
+| transparency (alpha channel or transparent colour) | laid over white, as a viewer shows it |
+| 16-bit greyscale | its upper 8 bits |
+| animation, several pages | the first one |
+| EXIF orientation | applied, then forgotten |
+| floating point, or integers beyond 16 bits | an error: only the owner knows black and white |
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+UInt8Array = npt.NDArray[np.uint8]
+PictureLike = str | Path | Image.Image | npt.NDArray[Any]
+
+# What Pillow raises for a damaged file depends on the format's reader; SyntaxError is PNG's.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_picture(picture: PictureLike) -> UInt8Array:
+    """Read a picture as upright RGB.
+
+    Args:
+        picture: A file, a Pillow image, or an array: (H, W) or (H, W, 1) grey, (H, W, 3) RGB or
+            (H, W, 4) RGBA, uint8 or (grey only) uint16.
+
+    Returns:
+        (H, W, 3) uint8, contiguous, writable and not shared with the input.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file can't be read as a picture (the message names it) or its values
+            can't be brought to 8 bits without guessing.
+    """
+    if isinstance(picture, Image.Image):
+        return _attempt(lambda: _to_rgb(picture), "the picture given")
+    if isinstance(picture, np.ndarray):
+        return _attempt(lambda: _to_rgb(_from_array(picture)), "the array given")
+    path = Path(picture)
+    if not path.exists():
+        raise FileNotFoundError(f"no picture at {path}")
+    return _attempt(lambda: _read_file(path), str(path))
+
+
+def _attempt(read: Callable[[], UInt8Array], source: str) -> UInt8Array:
+    try:
+        return read()
+    except _UNREADABLE as error:
+        raise ValueError(f"can't read {source} as a picture: {error}") from error
+
+
+def _read_file(path: Path) -> UInt8Array:
+    with Image.open(path) as image:
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> UInt8Array:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = _upper_bits(upright)
+    elif upright.mode == "F":
+        raise ValueError("it holds floating-point values; scale them to 8 bits first")
+    elif upright.has_transparency_data:
+        with_alpha = upright.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, "white")
+        upright = Image.alpha_composite(white, with_alpha)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values lie in [{low}, {high}]; scale them to 8 bits first")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    colour = array.ndim == 3 and array.shape[2] in (3, 4)
+    if not (grey or colour) or array.size == 0:
+        raise ValueError(f"expected (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}")
+    if array.dtype != np.uint8 and not (grey and array.dtype == np.uint16):
+        raise ValueError(f"expected uint8 values (or uint16 for grey), got {array.dtype}")
+    flat = array.reshape(array.shape[:2]) if grey else array
+    return Image.fromarray(np.ascontiguousarray(flat))

@@ -1,0 +1,232 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pna.data import (
+    DATASETS,
+    VOC2012,
+    CamVid,
+    ConcreteDamage,
+    DataError,
+    Folder,
+    create_dataset,
+)
+from pna.data.folder import is_validation
+from pna.data.synthetic import write_camvid, write_damage, write_folder, write_voc
+from pna.labels import CAMVID, DAMAGE, IGNORE_INDEX, VOC, generic
+
+SIZE = (24, 32)
+THREE = generic(3)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return write_voc(tmp_path / "voc", size=SIZE)
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    return write_camvid(tmp_path / "camvid", size=SIZE)
+
+
+@pytest.fixture
+def damage(tmp_path):
+    return write_damage(tmp_path / "damage", size=SIZE)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "folder", THREE, size=SIZE)
+
+
+def names(dataset):
+    return [pair.name for pair in dataset.pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "space", "num_pairs"),
+    [
+        ("voc2012", "train", VOC, 4),
+        ("voc2012", "val", VOC, 2),
+        ("voc2012", "trainaug", VOC, 6),
+        ("camvid", "train", CAMVID, 4),
+        ("camvid", "val", CAMVID, 2),
+        ("damage", "train", DAMAGE, 6),
+        ("damage", "test", DAMAGE, 2),
+        ("folder", None, THREE, 6),
+    ],
+)
+def test_every_dataset_reads_its_layout(tmp_path, name, split, space, num_pairs):
+    write_voc(tmp_path / "voc2012", size=SIZE)
+    write_camvid(tmp_path / "camvid", size=SIZE)
+    write_damage(tmp_path / "damage", size=SIZE)
+    write_folder(tmp_path / "folder", THREE, size=SIZE)
+    labels = THREE if name == "folder" else None
+    dataset = create_dataset(name, tmp_path / name, split, labels=labels)
+    assert len(dataset) == num_pairs
+    assert dataset.labels == space
+    for index, pair in enumerate(dataset.pairs):
+        sample = dataset[index]
+        assert sample.picture.shape == (3, *SIZE)
+        assert sample.picture.dtype == torch.float32
+        assert 0 <= sample.picture.min() < sample.picture.max() <= 1
+        assert sample.labels.shape == SIZE
+        assert sample.labels.dtype == torch.int64
+        assert set(sample.labels.unique().tolist()) <= {*range(space.num_classes), IGNORE_INDEX}
+        assert sample.name == pair.name == pair.picture.stem == pair.mask.stem
+
+
+@pytest.mark.parametrize("below", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_is_found_from_any_of_its_roots(voc, below):
+    assert len(VOC2012(voc / below, "val")) == 2
+
+
+def test_voc_not_found_names_the_places(tmp_path):
+    with pytest.raises(DataError, match=r"looked for ImageSets/Segmentation in .*VOCdevkit"):
+        VOC2012(tmp_path)
+
+
+def test_voc_trainaug_reads_the_augmented_masks(voc):
+    assert {pair.mask.parent.name for pair in VOC2012(voc, "train").pairs} == {"SegmentationClass"}
+    augmented = VOC2012(voc, "trainaug")
+    assert {pair.mask.parent.name for pair in augmented.pairs} == {"SegmentationClassAug"}
+    assert set(names(VOC2012(voc, "train"))) < set(names(augmented))
+
+
+def test_voc_without_its_own_masks_reads_the_augmented_ones(voc):
+    before = VOC2012(voc, "val").load(0).labels
+    for mask in (voc / "VOCdevkit/VOC2012/SegmentationClass").iterdir():
+        mask.unlink()
+    (voc / "VOCdevkit/VOC2012/SegmentationClass").rmdir()
+    assert torch.equal(VOC2012(voc, "val").load(0).labels, before)
+
+
+def test_voc_without_a_list_names_it(voc):
+    (voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").unlink()
+    with pytest.raises(DataError, match=r"cannot read the split list .*trainaug\.txt"):
+        VOC2012(voc, "trainaug")
+
+
+def test_voc_without_a_listed_mask_names_it(voc):
+    (voc / "VOCdevkit/VOC2012/SegmentationClass/2007_000001.png").unlink()
+    with pytest.raises(DataError, match="no mask for '2007_000001'"):
+        VOC2012(voc, "train")
+
+
+def test_camvid_ignores_unlabelled_pixels(camvid):
+    dataset = CamVid(camvid, "train")
+    with Image.open(dataset.pairs[0].mask) as mask:
+        stored = np.array(mask)
+    labels = dataset.load(0).labels.numpy()
+    assert (stored == 11).any()
+    np.testing.assert_array_equal(labels == IGNORE_INDEX, stored == 11)
+    np.testing.assert_array_equal(labels[stored != 11], stored[stored != 11])
+
+
+def test_every_fourth_damage_picture_is_for_testing(damage):
+    stems = sorted(file.stem for file in (damage / "images").iterdir())
+    assert names(ConcreteDamage(damage, "test")) == stems[::4]
+    both = names(ConcreteDamage(damage, "test")) + names(ConcreteDamage(damage, "train"))
+    assert sorted(both) == stems
+
+
+@pytest.mark.parametrize("cls", [VOC2012, CamVid, ConcreteDamage])
+def test_an_unknown_split_lists_the_known_ones(tmp_path, cls):
+    with pytest.raises(DataError, match=f"no split 'dev': expected one of {cls.splits[0]}"):
+        cls(tmp_path, "dev")
+
+
+def test_sizes_that_differ_name_both_files(folder):
+    Image.new("L", (31, 24)).save(folder / "masks" / "10002.png")
+    message = r"picture .*images.10002\.png has \(24, 32\).*mask .*masks.10002\.png has \(24, 31\)"
+    with pytest.raises(DataError, match=message):
+        Folder(folder, labels=THREE).load(2)
+
+
+def test_labels_of_no_class_name_the_mask(folder):
+    Image.new("L", (32, 24), 3).save(folder / "masks" / "10000.png")
+    with pytest.raises(DataError, match=r"10000\.png has labels \[3\]: allowed are 0\.\.2"):
+        Folder(folder, labels=THREE).load(0)
+
+
+def test_folder_masks_may_be_colors(tmp_path):
+    index = Folder(write_folder(tmp_path / "i", THREE, size=SIZE), labels=THREE)
+    root = write_folder(tmp_path / "c", THREE, size=SIZE, masks="color")
+    color = Folder(root, labels=THREE, masks="color")
+    for i in range(len(index)):
+        assert torch.equal(index.load(i).labels, color.load(i).labels)
+
+
+def test_folder_split_by_list(folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("10003\n10001\n")
+    dataset = Folder(folder, labels=THREE, split_list=tmp_path / "mine.txt")
+    assert names(dataset) == ["10003", "10001"]
+
+
+def test_folder_split_by_ratio_is_a_partition(folder):
+    train = Folder(folder, "train", labels=THREE, ratio=0.5)
+    val = Folder(folder, "val", labels=THREE, ratio=0.5)
+    assert sorted(names(train) + names(val)) == names(Folder(folder, labels=THREE))
+
+
+def test_more_pictures_move_none_between_the_parts(tmp_path):
+    few = write_folder(tmp_path / "few", THREE, size=SIZE, num_pictures=6)
+    many = write_folder(tmp_path / "many", THREE, size=SIZE, num_pictures=20)
+    for split in ("train", "val"):
+        kept = set(names(Folder(few, split, labels=THREE, ratio=0.5)))
+        assert kept < set(names(Folder(many, split, labels=THREE, ratio=0.5)))
+
+
+def test_the_ratio_is_hit_on_average_and_only_grows():
+    stems = [f"picture {i}" for i in range(4000)]
+    shares = [{stem for stem in stems if is_validation(stem, ratio)} for ratio in (0, 0.2, 0.5, 1)]
+    assert [len(share) / 4000 for share in shares] == pytest.approx([0, 0.2, 0.5, 1], abs=0.03)
+    assert shares[1] < shares[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val", "ratio": 0.0}, "split 'val' of .* is empty"),
+        ({"split": "val", "ratio": 1.5}, "0..1, got 1.5"),
+        ({"split": "val", "split_list": "a.txt"}, "both choose the pairs"),
+        ({"split": "test"}, "no split 'test': expected one of train, val"),
+        ({"masks": "rgb"}, "masks must be 'index' or 'color'"),
+        ({"split_list": "gone.txt"}, "cannot read the split list gone.txt"),
+    ],
+)
+def test_folder_options_that_make_no_sense(folder, options, message):
+    with pytest.raises(DataError, match=message):
+        Folder(folder, labels=THREE, **options)
+
+
+def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
+    with pytest.raises(DataError, match="no data set 'voc': expected one of voc2012, camvid, dam"):
+        create_dataset("voc", tmp_path)
+    assert set(DATASETS) == {"voc2012", "camvid", "damage", "folder"}
+
+
+def test_options_of_the_folder_are_an_error_elsewhere(tmp_path):
+    with pytest.raises(DataError, match="masks, ratio belong to the data set 'folder'"):
+        create_dataset("camvid", tmp_path, ratio=0.3, masks="color")
+
+
+def test_a_folder_needs_labels(folder):
+    with pytest.raises(DataError, match="needs labels"):
+        create_dataset("folder", folder)
+
+
+def test_create_dataset_hands_every_option_on(tmp_path):
+    root = write_folder(tmp_path / "c", THREE, size=SIZE, masks="color")
+    options = {"labels": THREE, "ratio": 0.5, "masks": "color"}
+    dataset = create_dataset("folder", root, "val", **options)
+    assert names(dataset) == names(Folder(root, "val", **options))
+    assert torch.equal(dataset[0].labels, Folder(root, "val", **options)[0].labels)
+
+
+def test_a_dataset_can_be_sent_to_another_process(camvid):
+    dataset = pickle.loads(pickle.dumps(CamVid(camvid)))
+    assert torch.equal(dataset[1].picture, CamVid(camvid)[1].picture)

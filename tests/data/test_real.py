@@ -1,0 +1,40 @@
+"""The real pictures: counts, and labels in range (reading checks them)."""
+
+import pytest
+import torch
+
+from pna.data import create_dataset
+from pna.labels import IGNORE_INDEX
+
+pytestmark = pytest.mark.data
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "split", "num_pairs", "has_ignored"),
+    [
+        ("voc2012", "voc2012", "trainaug", 1400, False),
+        ("voc2012", "voc2012", "train", 437, True),
+        ("voc2012", "voc2012", "val", 200, True),
+        ("camvid", "camvid", "train", 367, True),
+        ("camvid", "camvid", "val", 101, True),
+        ("damage", "hrcds", "train", 27, False),
+        ("damage", "hrcds", "test", 9, False),
+    ],
+)
+def test_pairs_and_labels(shared_data, name, folder, split, num_pairs, has_ignored):
+    dataset = create_dataset(name, shared_data / folder, split)
+    assert len(dataset) == num_pairs
+    seen = torch.zeros(256, dtype=torch.int64)
+    for index in range(0, num_pairs, 9):
+        _, labels = dataset.read(index)  # raises if sizes differ or a label is no class
+        seen += torch.bincount(labels.flatten(), minlength=256)
+    assert int((seen[: dataset.labels.num_classes] > 0).sum()) > 2
+    if has_ignored:
+        assert seen[IGNORE_INDEX] > 0
+
+
+def test_all_masks_of_the_small_sets(shared_data):
+    for split in ("train", "test"):
+        dataset = create_dataset("damage", shared_data / "hrcds", split)
+        present = {int(v) for i in range(len(dataset)) for v in dataset.read(i)[1].unique()}
+        assert present == {0, 1, 2, 3, 4}
