@@ -1,0 +1,12 @@
+"""Pictures of label maps: numpy arrays in, Pillow images out.
+
+`palette` writes label maps, `overlay` lays one over its picture, `strip` sets the stages of a
+prediction side by side, `similarity` draws what a pixel looks at (the paper's Figure 1).
+"""
+
+from pna.draw.overlay import legend, overlay
+from pna.draw.palette import save_labels
+from pna.draw.similarity import SimilarityLike, similarity_figure
+from pna.draw.strip import strip
+
+__all__ = ["SimilarityLike", "legend", "overlay", "save_labels", "similarity_figure", "strip"]

@@ -1,0 +1,187 @@
+"""From one picture to its label map: read, run, bring to the picture's size, take the arg max.
+
+`stage_labels` does the last two steps for every stage and is what `pna.evaluate` scores, so what is
+shown and what is measured can't drift apart. It is written for large pictures: logits at the size
+of a picture are by far the largest tensors around (21 classes at 2448x2448 are 503 MB), so they
+exist for one stage at a time and only until their arg max is taken.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pna.data.pictures import PictureLike, UInt8Array, read_picture
+from pna.draw import SimilarityLike
+from pna.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from pna.model.segmenter import Segmenter
+
+Device = str | torch.device
+
+# Rows whose softmax is taken at once: over all rows it would hold three copies of the logits.
+_BAND = 256
+
+
+@dataclass(frozen=True)
+class StageLabels:
+    """Label maps of a batch at the size of its pictures.
+
+    Attributes:
+        final: (B, H, W) uint8, the arg max of the model's own output.
+        stages: P0 (the coarse output) to Pn, each (B, H, W) uint8; the last one is `final`. Empty
+            if only the final map was asked for.
+        last: (B, K, h, w) float, the logits behind `final`, at their own stride.
+    """
+
+    final: Tensor
+    stages: list[Tensor]
+    last: Tensor
+
+
+def stage_labels(model: "Segmenter", pictures: Tensor, *, stages: bool = True) -> StageLabels:
+    """Label a batch of pictures, stage by stage.
+
+    The caller chooses evaluation mode and `torch.inference_mode`. A model that has no refinement
+    stages gives P0 alone: its output.
+
+    Args:
+        model: Any segmenter.
+        pictures: (B, 3, H, W) float in [0, 1], on the model's device.
+        stages: Whether the maps of P0 to Pn are wanted besides the final one.
+    """
+    size = (pictures.shape[-2], pictures.shape[-1])
+    output = model(pictures, stages=True)
+    final = _arg_max(output.logits)
+    small = [output.coarse, *output.stages]  # each at its own stride, so small
+    del output  # and with it the full-size logits
+    maps = []
+    if stages:
+        maps = [_arg_max(model.upsample(logits, size)) for logits in small[:-1]]
+        maps.append(final)
+    return StageLabels(final, maps, small[-1])
+
+
+def _arg_max(logits: Tensor) -> Tensor:
+    return logits.argmax(dim=1).to(torch.uint8)
+
+
+@dataclass
+class Prediction:
+    """What a model says about one picture.
+
+    Attributes:
+        picture: (H, W, 3) uint8, the picture as the model saw it: RGB and upright.
+        labels: (H, W) uint8, the class of every pixel.
+        label_space: Names and colours of the classes.
+        stages: Label maps like `labels`, P0 to Pn; empty unless asked for.
+        similarity: Neighborhood weights of the chosen pixel, one entry a stage; None unless asked
+            for.
+    """
+
+    picture: UInt8Array
+    labels: UInt8Array
+    label_space: LabelSpace
+    stages: list[UInt8Array]
+    similarity: Sequence[SimilarityLike] | None
+    _compute_scores: Callable[[], npt.NDArray[np.float32]] = field(repr=False)
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(K, H, W) float32 softmax over the classes, computed when first asked for, then kept."""
+        return self._compute_scores()
+
+
+class Predictor:
+    """Segments pictures with one model.
+
+    Args:
+        model: A segmenter, or what `pna.load` takes: a bundled model's name or a saved folder. It
+            is moved to the device and set to evaluation mode, and stays there.
+        device: Where to run; by default CUDA where there is one, else the CPU.
+    """
+
+    def __init__(self, model: "Segmenter | str | Path", *, device: Device | None = None) -> None:
+        if isinstance(model, str | Path):
+            from pna.model.checkpoints import load
+
+            model = load(model)
+        self.device = default_device() if device is None else torch.device(device)
+        self.model = model.to(self.device).eval()
+
+    def __call__(
+        self,
+        picture: PictureLike,
+        *,
+        stages: bool = False,
+        similar: tuple[int, int] | None = None,
+    ) -> Prediction:
+        """Segment one picture of any size from 1x1.
+
+        Args:
+            picture: A file, a Pillow image or an array, see `pna.data.pictures.read_picture`.
+            stages: Also return the label maps of P0 (coarse) to Pn.
+            similar: A pixel (x, y), from (0, 0) at the top left; also return how similar each
+                stage holds it to its neighborhood.
+
+        Raises:
+            FileNotFoundError: If the file doesn't exist.
+            ValueError: If the picture can't be read, or `similar` lies outside it.
+        """
+        array = read_picture(picture)
+        if similar is not None:
+            _check_point(similar, array.shape[1], array.shape[0])
+        with torch.inference_mode():
+            batch = to_batch(array).to(self.device)
+            found = stage_labels(self.model, batch, stages=stages)
+            similarity: Sequence[SimilarityLike] | None = None
+            if similar is not None:
+                similarity = self.model.similarity(batch, point=similar)
+        return Prediction(
+            picture=array,
+            labels=_single(found.final),
+            label_space=self.model.labels,
+            stages=[_single(labels) for labels in found.stages],
+            similarity=similarity,
+            _compute_scores=lambda: self._scores(found.last, array.shape[0], array.shape[1]),
+        )
+
+    def _scores(self, logits: Tensor, height: int, width: int) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            full = self.model.upsample(logits, (height, width))[0]
+            scores = np.empty(tuple(full.shape), dtype=np.float32)
+            for top in range(0, height, _BAND):
+                band = full[:, top : top + _BAND].float().softmax(dim=0)
+                scores[:, top : top + _BAND] = band.cpu().numpy()
+        return scores
+
+
+def default_device() -> torch.device:
+    """Return the CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_batch(picture: UInt8Array) -> Tensor:
+    """Turn an (H, W, 3) uint8 picture into the (1, 3, H, W) float32 in [0, 1] that models take."""
+    return torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float() / 255
+
+
+def _single(labels: Tensor) -> UInt8Array:
+    array: UInt8Array = labels[0].cpu().numpy()
+    return array
+
+
+def _check_point(point: tuple[int, int], width: int, height: int) -> None:
+    x, y = point
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f"the pixel (x, y) = ({x}, {y}) lies outside the picture of {width} x {height} pixels: "
+            f"expected x in [0, {width - 1}] and y in [0, {height - 1}]"
+        )

@@ -1,0 +1,225 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pna.draw import legend, overlay, save_labels, similarity_figure, strip
+from pna.draw.text import fit_text, text_width
+from pna.labels import IGNORE_COLOR, VOC
+
+
+class Similar(NamedTuple):
+    stage: int
+    stride: int
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    weights: torch.Tensor
+    row: int
+    col: int
+
+
+def scene(height=60, width=80):
+    picture = np.full((height, width, 3), 100, dtype=np.uint8)
+    labels = np.zeros((height, width), dtype=np.uint8)
+    labels[height // 3 : 2 * height // 3, width // 4 : width // 2] = 15
+    return picture, labels
+
+
+def has_color(image, color):
+    return bool((np.asarray(image) == color).all(axis=-1).any())
+
+
+class TestSaveLabels:
+    def test_round_trip(self, tmp_path):
+        _, labels = scene()
+        labels[0, 0] = 255
+        save_labels(labels, VOC, tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == "P"
+            assert np.array_equal(np.array(image), labels)
+            rgb = np.array(image.convert("RGB"))
+        assert tuple(rgb[0, 0]) == IGNORE_COLOR
+        assert tuple(rgb[30, 30]) == VOC.colors[15]
+
+    def test_leaves_nothing_else_behind(self, tmp_path):
+        _, labels = scene()
+        save_labels(labels, VOC, tmp_path / "a.png")
+        save_labels(labels, VOC, tmp_path / "a.png")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+    def test_unknown_class(self, tmp_path):
+        labels = np.full((2, 2), 21, dtype=np.uint8)
+        with pytest.raises(ValueError, match=r"in \[0, 21\).*voc2012, got \[21\]"):
+            save_labels(labels, VOC, tmp_path / "a.png")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("labels", [np.zeros((2, 2), np.int64), np.zeros((2, 2, 3), np.uint8)])
+    def test_not_a_map(self, tmp_path, labels):
+        with pytest.raises(ValueError, match=r"\(H, W\) uint8 map"):
+            save_labels(labels, VOC, tmp_path / "a.png")
+
+
+class TestOverlay:
+    def test_blends_class_and_leaves_black_classes_alone(self):
+        picture, labels = scene()
+        drawn = np.asarray(overlay(picture, labels, VOC, alpha=0.5))
+        expected = np.rint(50 + 0.5 * np.array(VOC.colors[15]))
+        assert drawn.shape == picture.shape
+        assert np.array_equal(drawn[30, 30], expected)
+        assert np.array_equal(drawn[2, 2], picture[2, 2])
+
+    def test_lines_are_one_pixel_thin(self):
+        picture = np.zeros((4, 6, 3), dtype=np.uint8)
+        labels = np.zeros((4, 6), dtype=np.uint8)
+        labels[:, 3:] = 1
+        bright = np.asarray(overlay(picture, labels, VOC)).min(axis=2) > 150
+        assert bright.sum(axis=1).tolist() == [1, 1, 1, 1]
+
+    def test_no_line_in_a_uniform_map(self):
+        picture, labels = scene()
+        drawn = np.asarray(overlay(picture, np.zeros_like(labels), VOC))
+        assert np.array_equal(drawn, picture)
+
+    def test_opaque_shows_the_ignore_color(self):
+        picture, labels = scene()
+        drawn = np.asarray(overlay(picture, np.full_like(labels, 255), VOC, alpha=1))
+        assert tuple(drawn[5, 5]) == IGNORE_COLOR
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1)])
+    def test_tiny(self, size):
+        picture = np.zeros((*size, 3), dtype=np.uint8)
+        drawn = overlay(picture, np.zeros(size, dtype=np.uint8), VOC)
+        assert drawn.size == (size[1], size[0])
+
+    def test_errors(self):
+        picture, labels = scene()
+        with pytest.raises(ValueError, match="same size"):
+            overlay(picture[:-1], labels, VOC)
+        with pytest.raises(ValueError, match="alpha must be in"):
+            overlay(picture, labels, VOC, alpha=1.5)
+        with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 RGB"):
+            overlay(picture / 255, labels, VOC)
+
+
+class TestLegend:
+    def test_shows_each_color(self):
+        image = legend(VOC, [1, 15, 255], width=400)
+        assert image.width == 400
+        assert has_color(image, VOC.colors[1])
+        assert has_color(image, VOC.colors[15])
+        assert has_color(image, IGNORE_COLOR)
+        assert not has_color(image, VOC.colors[2])
+
+    def test_wraps(self):
+        wide = legend(VOC, range(21), width=3000)
+        narrow = legend(VOC, range(21), width=200)
+        assert narrow.height > 5 * wide.height
+        assert all(has_color(narrow, color) for color in VOC.colors)
+
+    def test_nothing_present(self):
+        assert legend(VOC, [], width=100).width == 100
+
+    def test_long_names_are_cut(self):
+        assert fit_text("short", 200, 14) == "short"
+        cut = fit_text("a name that is far too long for this", 80, 14)
+        assert cut.endswith("...")
+        assert text_width(cut, 14) <= 80
+
+
+class TestStrip:
+    def test_one_column_a_map(self):
+        picture, labels = scene()
+        two = strip(picture, [("P0", labels), ("P1", labels)], VOC)
+        three = strip(picture, [("P0", labels), ("P1", labels)], VOC, truth=labels)
+        assert three.width - two.width == 200 + 10  # one panel and its gap
+
+    def test_legend_names_classes_of_any_panel(self):
+        picture, labels = scene()
+        other = np.full_like(labels, 3)
+        image = strip(picture, [("P0", labels), ("P1", other)], VOC)
+        below = np.asarray(image)[-34:]
+        assert has_color(below, VOC.colors[3])
+        assert has_color(below, VOC.colors[15])
+
+    def test_large_pictures_are_scaled_down(self):
+        picture, labels = scene(900, 1200)
+        image = strip(picture, [("P0", labels)], VOC, panel_size=300)
+        assert image.width == 2 * 300 + 3 * 10
+        assert image.height < 330
+
+    @pytest.mark.parametrize("size", [(1, 1), (7, 5), (3, 2000), (2000, 3)])
+    def test_odd_sizes(self, size):
+        image = strip(*_pair(size), VOC)
+        assert image.width <= 2 * 400 + 30
+        assert image.height <= 400 + 100
+
+    def test_errors(self):
+        picture, labels = scene()
+        with pytest.raises(ValueError, match="'P0' must have the picture's size"):
+            strip(picture, [("P0", labels[:-1])], VOC)
+        with pytest.raises(ValueError, match="panel_size must be at least 200"):
+            strip(picture, [("P0", labels)], VOC, panel_size=10)
+
+
+def _pair(size):
+    labels = np.zeros(size, dtype=np.uint8)
+    return np.zeros((*size, 3), dtype=np.uint8), [("P0", labels)]
+
+
+def similar(stage=1, stride=8, rows=(0, 5), cols=(2, 7), row=2, col=4, hot=(0, 0)):
+    weights = torch.zeros(2, rows[1] - rows[0], cols[1] - cols[0])
+    weights[:, hot[0], hot[1]] = 1
+    return Similar(stage, stride, rows, cols, weights, row, col)
+
+
+class TestSimilarity:
+    def test_heat_is_where_the_weight_is(self):
+        picture = np.full((64, 96, 3), 128, dtype=np.uint8)
+        image = np.asarray(similarity_figure(picture, (35, 20), [similar(hot=(4, 4))]))
+        panel = image[30 + 4 : 30 + 324, -12 - 324 : -12 - 4]  # without title, border and margin
+        cells = panel.reshape(5, 64, 5, 64, 3).mean(axis=(1, 3, 4))
+        assert np.unravel_index(cells.argmax(), cells.shape) == (4, 4)
+
+    def test_a_cell_that_keeps_nearly_all_does_not_hide_its_neighbours(self):
+        picture = np.full((64, 96, 3), 128, dtype=np.uint8)
+        plain, greedy = similar(hot=(4, 4)), similar(hot=(4, 4))
+        for found, own in ((plain, 0.5), (greedy, 0.99)):
+            found.weights[:, 4, 4] = 1 - own
+            found.weights[:, 2, 2] = own
+        panels = [np.asarray(similarity_figure(picture, (35, 20), [s])) for s in (plain, greedy)]
+        below_titles = [panel[30:] for panel in panels]
+        assert np.array_equal(*below_titles)
+
+    def test_heads_are_averaged(self):
+        picture = np.full((64, 96, 3), 128, dtype=np.uint8)
+        both = similar(hot=(1, 1))
+        both.weights[1] = both.weights[1].flip(0, 1)
+        mean = both._replace(weights=both.weights.mean(0, keepdim=True))
+        drawn = [np.asarray(similarity_figure(picture, (35, 20), [one])) for one in (both, mean)]
+        assert np.array_equal(drawn[0], drawn[1])
+
+    def test_one_panel_a_stage(self):
+        picture = np.zeros((64, 96, 3), dtype=np.uint8)
+        one = similarity_figure(picture, (35, 20), [similar()])
+        two = similarity_figure(picture, (35, 20), [similar(), similar(stage=2, stride=4)])
+        assert two.width > one.width + 300
+        assert two.height == one.height
+
+    def test_window_may_hang_over_a_padded_picture(self):
+        picture = np.zeros((20, 30, 3), dtype=np.uint8)  # a model with stride 32 pads it to 32x32
+        found = similar(stride=32, rows=(0, 1), cols=(0, 1), row=0, col=0)
+        assert similarity_figure(picture, (29, 19), [found]).height > 300
+
+    def test_single_pixel(self):
+        picture = np.zeros((1, 1, 3), dtype=np.uint8)
+        found = similar(stride=4, rows=(0, 8), cols=(0, 8), row=0, col=0)
+        assert similarity_figure(picture, (0, 0), [found]).width > 600
+
+    def test_errors(self):
+        picture = np.zeros((20, 30, 3), dtype=np.uint8)
+        with pytest.raises(ValueError, match=r"\(30, 0\) lies outside the picture of 30 x 20"):
+            similarity_figure(picture, (30, 0), [similar()])
+        with pytest.raises(ValueError, match="no stages to draw"):
+            similarity_figure(picture, (0, 0), [])

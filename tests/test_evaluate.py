@@ -1,0 +1,217 @@
+import argparse
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from pna.cli import evaluate as command
+from pna.data import VOC2012, Sample
+from pna.data.synthetic import write_folder, write_voc
+from pna.evaluate import evaluate
+from pna.labels import VOC, LabelSpace, generic
+from pna.metrics import SegmentationScores
+from pna.model.presets import create_model
+from tiny_segmenter import TinySegmenter, by_brightness
+
+GREYS = LabelSpace(
+    "greys", ("dark", "grey", "bright"), ((0, 0, 0), (90, 90, 90), (250, 250, 250)), (0, 2)
+)
+
+
+class Greys:
+    """Grey blocks of odd sizes whose labels are what `by_brightness` finds at full size."""
+
+    def __init__(self, labels=GREYS, num_pictures=3):
+        self.labels = labels
+        self.num_pictures = num_pictures
+
+    def __len__(self):
+        return self.num_pictures
+
+    def load(self, index):
+        size = (9 + 4 * index, 14 - index)
+        generator = torch.Generator().manual_seed(index)
+        classes = torch.randint(0, 3, (5, 5), generator=generator)
+        classes = classes.repeat_interleave(5, 0).repeat_interleave(5, 1)[: size[0], : size[1]]
+        picture = (classes.float() / 2).expand(3, -1, -1)
+        labels = classes.clone()
+        labels[0] = 255
+        return Sample(picture, labels, f"grey{index}")
+
+
+def test_scores_every_stage_of_every_picture():
+    model, dataset = by_brightness(GREYS), Greys()
+    report = evaluate(model, dataset, progress=False)
+    assert list(report.stages) == ["P0", "P1", "P2"]
+    assert report.final.miou == 1.0
+    assert report.final.boundary_miou == 1.0
+    assert report.stages["P0"].miou < report.stages["P1"].miou < 1
+
+    by_hand = SegmentationScores(3, scored=(0, 2))
+    for index in range(3):
+        sample = dataset.load(index)
+        coarse = model.eval()(sample.picture[None]).coarse
+        logits = model.upsample(coarse, sample.labels.shape)
+        by_hand.update(logits.argmax(1)[0], sample.labels)
+    assert report.stages["P0"] == by_hand.compute()
+
+
+def test_counts_pictures_and_ignored_pixels():
+    report = evaluate(by_brightness(GREYS), Greys(), progress=False)
+    assert (report.num_pictures, report.num_available) == (3, 3)
+    assert report.ignored_share == pytest.approx((14 + 13 + 12) / (9 * 14 + 13 * 13 + 17 * 12))
+
+
+def test_limit_takes_the_first():
+    report = evaluate(by_brightness(GREYS), Greys(), limit=2, progress=False)
+    alone = evaluate(by_brightness(GREYS), Greys(num_pictures=2), progress=False)
+    assert report.stages == alone.stages
+    assert (report.num_pictures, report.num_available) == (2, 3)
+    assert "the first 2 of 3 pictures" in report.table()
+
+
+def test_model_without_stages_is_scored_as_p0():
+    report = evaluate(by_brightness(GREYS, num_stages=0), Greys(), progress=False)
+    assert list(report.stages) == ["P0"]
+    assert report.final is report.stages["P0"]
+
+
+def test_restores_the_mode_of_every_module():
+    model = by_brightness(GREYS).train()
+    model.classify.eval()  # frozen, as a batch norm may be
+    evaluate(model, Greys(), progress=False)
+    assert model.training
+    assert model.drop.training
+    assert not model.classify.training
+
+
+def test_restores_the_mode_after_an_error():
+    class Broken(Greys):
+        def load(self, index):
+            raise OSError("gone")
+
+    model = by_brightness(GREYS).train()
+    with pytest.raises(OSError, match="gone"):
+        evaluate(model, Broken(), progress=False)
+    assert model.training
+
+
+def test_boundary_width_is_handed_on():
+    report = evaluate(by_brightness(GREYS), Greys(), boundary_width=1, progress=False)
+    assert report.final.boundary_width == 1
+    assert "boundary mIoU (1 px)" in report.table()
+
+
+def test_class_counts_must_agree():
+    with pytest.raises(ValueError, match=r"greys\) has 3 classes, the model has 4"):
+        evaluate(TinySegmenter(generic(4)), Greys(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "limit", "message"), [(3, 0, "at least 1"), (0, None, "holds no pictures")]
+)
+def test_nothing_to_score(num_pictures, limit, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(by_brightness(GREYS), Greys(num_pictures=num_pictures), limit=limit)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+class TestReport:
+    @pytest.fixture
+    def report(self):
+        # A fourth class that never occurs: its IoU is NaN.
+        labels = LabelSpace(
+            "greys", (*GREYS.classes, "glare"), (*GREYS.colors, (1, 2, 3)), (0, 2, 3)
+        )
+        return evaluate(by_brightness(labels), Greys(labels), model_name="tiny", progress=False)
+
+    def test_table(self, report):
+        lines = report.table().splitlines()
+        assert lines[0].startswith("**tiny on Greys**: 3 pictures, 7.8")
+        assert "Classes in the mean: 3 of 4: dark, bright, glare." in lines[2]
+        assert cells(lines[4]) == ["stage", "mIoU", "boundary mIoU (3 px)", "pixel accuracy"]
+        assert cells(lines[8]) == ["P2", "100.00", "100.00", "100.00"]
+        assert cells(lines[10]) == ["class IoU", "P0", "P1", "P2"]
+        assert cells(lines[13])[0] == "grey (not in the mean)"
+        assert cells(lines[15]) == ["glare", "–", "–", "–"]
+        assert len({len(line) for line in lines[4:9]}) == 1  # aligned
+
+    def test_save(self, report, tmp_path):
+        report.save(tmp_path / "new" / "folder")
+        folder = tmp_path / "new" / "folder"
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "scores.json",
+            "scores.md",
+            "scores.png",
+        ]
+        assert (folder / "scores.md").read_text(encoding="utf-8") == report.table() + "\n"
+        with Image.open(folder / "scores.png") as image:
+            assert image.format == "PNG"
+            assert image.width > 800
+
+    def test_json_holds_everything(self, report, tmp_path):
+        report.save(tmp_path)
+        data = json.loads((tmp_path / "scores.json").read_text())
+        assert data["model"] == "tiny"
+        assert data["versions"]["torch"] == torch.__version__
+        assert data["scored_classes"] == ["dark", "bright", "glare"]
+        assert LabelSpace.from_dict(data["labels"]) == report.labels
+        assert data["stages"]["P2"]["iou"] == [1.0, 1.0, 1.0, None]
+        assert data["stages"]["P0"]["miou"] == report.stages["P0"].miou
+        assert math.isnan(report.final.iou[3])
+
+    def test_replaces_an_older_report(self, report, tmp_path):
+        (tmp_path / "scores.json").write_text("old")
+        report.save(tmp_path)
+        assert json.loads((tmp_path / "scores.json").read_text())["num_pictures"] == 3
+
+    def test_figure_of_a_single_stage(self, tmp_path):
+        evaluate(by_brightness(GREYS, num_stages=0), Greys(), progress=False).save(tmp_path)
+        assert (tmp_path / "scores.png").stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create_model("lite", labels=VOC, pretrained=False)
+
+
+class TestRealModel:
+    def test_every_stage(self, model, tmp_path):
+        dataset = VOC2012(write_voc(tmp_path, size=(50, 67)), split="val")
+        report = evaluate(model.train(), dataset, progress=False)
+        assert list(report.stages) == ["P0", "P1", "P2", "P3", "P4"]
+        assert model.training
+        pixels = {(s.num_pixels, s.num_ignored) for s in report.stages.values()}
+        assert len(pixels) == 1
+        assert sum(pixels.pop()) == 2 * 50 * 67
+
+    def test_command(self, model, tmp_path, capsys):
+        model.save_pretrained(tmp_path / "model")
+        write_voc(tmp_path / "voc", size=(50, 67))
+        given = {"model": tmp_path / "model", "root": tmp_path / "voc", "limit": 1}
+        assert run(dataset="voc2012", split="val", out=tmp_path / "out", **given) == 0
+        table = capsys.readouterr().out
+        assert "the first 1 of 2 pictures" in table
+        assert (tmp_path / "out" / "scores.md").read_text(encoding="utf-8") == table
+        with pytest.raises(ValueError, match="Give --split"):
+            run(dataset="voc2012", out=tmp_path / "out", **given)
+
+    def test_command_takes_the_classes_of_a_folder_from_the_model(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "model")
+        write_folder(tmp_path / "data", VOC, num_pictures=1, size=(40, 40))
+        where = {"model": tmp_path / "model", "root": tmp_path / "data"}
+        assert run(dataset="folder", out=tmp_path / "out", **where) == 0
+        data = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert (data["dataset"], data["labels"]["name"]) == ("Folder", "voc2012")
+
+
+def run(**options):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return command.run(parser.parse_args([*words, "--device", "cpu"]))
