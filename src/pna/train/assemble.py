@@ -1,0 +1,184 @@
+"""From a recipe to a running `Trainer`: the run folder, the data sets, the network."""
+
+import datetime
+import json
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import InitProcessGroupKwargs  # type: ignore[import-untyped]
+from rich.console import Console
+from timm.layers.norm_act import convert_sync_batchnorm
+
+from pna.data import SegmentationDataset, create_dataset
+from pna.labels import LABEL_SPACES, LabelSpace
+from pna.model.presets import create_model
+from pna.model.segmenter import Segmenter
+from pna.train.batches import augment
+from pna.train.log import read_log
+from pna.train.loop import Outcome, Trainer
+from pna.train.recipe import DataSection, ModelSection, Recipe
+from pna.train.recipe_files import dump_recipe
+
+# The other processes wait for the main one while it evaluates.
+_LONGEST_WAIT = datetime.timedelta(hours=12)
+
+
+def train(
+    recipe: Recipe, run: str | Path, *, resume: bool = False, console: Console | None = None
+) -> Outcome:
+    """Train by a recipe into a run folder.
+
+    Args:
+        recipe: The settings, e.g. from `load_recipe`.
+        run: Folder for everything the run writes; made if it isn't there.
+        resume: Continue the run that is there, under the same recipe.
+        console: Where to show progress; stdout by default.
+
+    Returns:
+        "finished", or "stopped" if Ctrl-C or SIGTERM ended it early (resume it any time).
+
+    Raises:
+        ValueError: The folder isn't empty (without `resume`), the recipe isn't the one the run
+            began with, or the recipe and the data don't fit together.
+        FileNotFoundError: There is nothing to resume, or the data isn't there.
+        FloatingPointError: The loss or a gradient isn't finite.
+    """
+    run = Path(run)
+    check_folder(run, resume=resume)
+    if resume and is_finished(run, recipe):
+        return "finished"
+    accelerator = Accelerator(
+        mixed_precision=recipe.run.precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
+    )
+    trainer = create_trainer(recipe, run, accelerator, console or Console(), resume=resume)
+    if resume:
+        trainer.restore()
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        trainer.save()  # step 0: from now on the run can be resumed, whenever it ends
+    if accelerator.is_main_process:
+        _write_recipe(recipe, run)
+    return trainer.run()
+
+
+def _write_recipe(recipe: Recipe, run: Path) -> None:
+    beside = run / "recipe.yaml.writing"
+    beside.write_text(dump_recipe(recipe), encoding="utf-8")
+    beside.replace(run / "recipe.yaml")
+
+
+def check_folder(run: Path, *, resume: bool) -> None:
+    """Refuse to overwrite a run, or to resume none.
+
+    Raises:
+        ValueError: The folder isn't empty and `resume` isn't set, or isn't a folder.
+        FileNotFoundError: `resume` is set and there is no checkpoint.
+    """
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run}: expected a folder for the run, got a file: name another")
+    if resume and not (run / "last.pt").is_file():
+        raise FileNotFoundError(
+            f"{run}: expected a run with a last.pt, found none: start it without --resume"
+        )
+    if not resume and run.is_dir() and any(run.iterdir()):
+        raise ValueError(
+            f"{run}: expected a new or empty folder, got one with files in it: "
+            "continue that run with --resume, or name another folder"
+        )
+
+
+def is_finished(run: Path, recipe: Recipe) -> bool:
+    """Whether the run has been trained to the recipe's last step, exported and evaluated."""
+    rows = read_log(run / "log.jsonl")
+    return bool(rows) and rows[-1]["kind"] == "final" and rows[-1]["step"] >= recipe.schedule.steps
+
+
+def create_trainer(
+    recipe: Recipe, run: Path, accelerator: Accelerator, console: Console, *, resume: bool
+) -> Trainer:
+    """The recipe's data, network and loop, at step 0.
+
+    Args:
+        recipe: The settings.
+        run: The run folder.
+        accelerator: Device, precision and processes.
+        console: Where to show progress.
+        resume: Leaves out the ImageNet weights, which a checkpoint is about to replace.
+    """
+    torch.manual_seed(recipe.run.seed)  # the random weights of the heads
+    train_set = create_split(recipe.data, recipe.data.train_split)
+    if recipe.data.limit is not None:
+        train_set.pairs = train_set.pairs[: recipe.data.limit]
+    model = create_network(recipe.model, train_set.labels, pretrained=not resume)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if recipe.run.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return Trainer(
+        recipe,
+        run,
+        model=model,
+        train_set=augment(train_set, recipe.data, seed=recipe.run.seed),
+        val_set=create_split(recipe.data, recipe.data.val_split),
+        accelerator=accelerator,
+        console=console,
+    )
+
+
+def create_split(data: DataSection, split: str) -> SegmentationDataset:
+    """One split of the recipe's data set, as stored.
+
+    Raises:
+        FileNotFoundError: The label space's file isn't there.
+        ValueError: The data set is unknown, incomplete, or isn't where the recipe says.
+    """
+    return create_dataset(
+        data.name,
+        Path(data.root).expanduser(),
+        split,
+        labels=None if data.labels is None else _read_labels(data.labels),
+        masks=data.masks,
+        ratio=data.ratio,
+    )
+
+
+def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bool) -> Segmenter:
+    """The recipe's network for a label space.
+
+    Args:
+        settings: The recipe's section.
+        labels: The data set's classes.
+        pretrained: False builds it without ImageNet weights even if the recipe asks for them
+            (they are about to be replaced).
+    """
+    overrides = settings.overrides
+    return create_model(
+        settings.preset,
+        encoder=settings.encoder,
+        labels=labels,
+        pretrained=settings.pretrained and pretrained,
+        output_stride=overrides.output_stride,
+        coarse_channels=overrides.coarse_channels,
+        aux=overrides.aux,
+        widths=overrides.widths,
+        window=overrides.window,
+        self_aggregation=overrides.self_aggregation,
+        variant=overrides.variant,
+        residual=overrides.residual,
+        upsample=overrides.upsample,
+        drop_path=overrides.drop_path,
+    )
+
+
+def _read_labels(source: str) -> LabelSpace:
+    if source in LABEL_SPACES:
+        return LABEL_SPACES[source]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{source}: expected the JSON file of a label space or one of "
+            f"{', '.join(LABEL_SPACES)}; there is neither"
+        )
+    return LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")))

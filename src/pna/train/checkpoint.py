@@ -1,0 +1,111 @@
+"""`last.pt` and `best.pt`: written whole or not at all, read without running code.
+
+A checkpoint needs no random states: data, dropout and drop-path draw from (seed, step), so the
+step number is all there is to restore.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSION = 1
+# Settings that may change between a run and its continuation: they leave the gradients of a step
+# as they are. `schedule.steps` bends the learning rate from here on, which is what is asked for.
+CHANGEABLE = frozenset(
+    {
+        "schedule.steps",
+        "data.root",
+        "data.num_workers",
+        "data.val_split",
+        "run.eval_every",
+        "run.eval_limit",
+        "run.export",
+        "run.checkpoint_every",
+        "run.log_every",
+        "run.tensorboard",
+        "model.pretrained",
+    }
+)
+
+
+def save_atomically(payload: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint so that `path` is, at any moment, the old file or the new one.
+
+    Args:
+        payload: Tensors, numbers, strings, and dicts and lists of them.
+        path: Where it goes; its folder exists.
+    """
+    temporary = path.with_name(f"{path.name}.writing")
+    with temporary.open("wb") as file:
+        torch.save({"version": VERSION, **payload}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: Another version of this package wrote it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file")
+    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if payload.get("version") != VERSION:
+        raise ValueError(
+            f"{path}: expected checkpoint version {VERSION}, got {payload.get('version')}: "
+            "continue the run with the release that began it"
+        )
+    return payload
+
+
+def check_resumable(
+    path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any], classes: list[str]
+) -> None:
+    """Refuse to continue a run under another recipe or on other classes.
+
+    Args:
+        path: The checkpoint, for messages.
+        saved: Its `recipe` (settings by dotted name) and `classes`.
+        recipe: The settings asked for, by dotted name.
+        classes: The data set's class names.
+
+    Raises:
+        ValueError: Something differs that isn't in `CHANGEABLE`; the message lists all of it.
+    """
+    before = saved["recipe"]
+    keys = [k for k in {**before, **recipe} if k not in CHANGEABLE]
+    differing = [
+        f"{key} was {before.get(key)!r}, is {recipe.get(key)!r}"
+        for key in keys
+        if before.get(key) != recipe.get(key)
+    ]
+    if saved["classes"] != classes:
+        differing.append(_differing_classes(saved["classes"], classes))
+    if differing:
+        raise ValueError(
+            f"{path}: expected the recipe that the run began with, got another "
+            f"({'; '.join(differing)}): undo that, or train into a new folder"
+        )
+
+
+def _differing_classes(before: list[str], now: list[str]) -> str:
+    if len(before) != len(now):
+        return f"there were {len(before)} classes, are {len(now)}"
+    return f"classes were {', '.join(before)}, are {', '.join(now)}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power failure (where the system can)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,59 @@
+"""AdamW with the parameter groups that segmentation wants."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from pna.train.recipe import OptimizerSection
+
+
+def create_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.AdamW:
+    """AdamW over all trainable parameters of `model`.
+
+    The encoder (`model.encoder`, where there is one) has a learning rate of its own; vectors
+    (norms, biases) and relative-position bias tables are not decayed.
+
+    Args:
+        model: The network.
+        settings: Learning rates, decay and betas.
+    """
+    return torch.optim.AdamW(
+        parameter_groups(model.named_parameters(), settings),
+        lr=settings.lr,
+        betas=settings.betas,
+    )
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSection
+) -> list[dict[str, Any]]:
+    """Groups of (encoder, rest) x (decayed, not decayed), empty ones left out.
+
+    Returns:
+        Dicts of `params`, `name`, `lr`, `peak_lr` (what the schedule scales) and `weight_decay`.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            part = "encoder" if name.split(".")[0] == "encoder" else "heads"
+            members.setdefault((part, _is_decayed(name, parameter)), []).append(parameter)
+    return [_group(*key, members[key], settings) for key in sorted(members)]
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and "bias_table" not in name
+
+
+def _group(
+    part: str, is_decayed: bool, params: list[nn.Parameter], settings: OptimizerSection
+) -> dict[str, Any]:
+    lr = settings.lr if part == "encoder" or settings.head_lr is None else settings.head_lr
+    return {
+        "params": params,
+        "name": part,
+        "lr": lr,
+        "peak_lr": lr,
+        "weight_decay": settings.weight_decay if is_decayed else 0.0,
+    }
