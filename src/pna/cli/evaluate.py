@@ -1,0 +1,70 @@
+"""`pna evaluate`: scores of a model on a dataset, stage by stage."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pna.data import SegmentationDataset
+    from pna.labels import LabelSpace
+
+HELP = "score a model on a dataset, stage by stage"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--model", required=True, help="a bundled model's name or a saved folder")
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="voc2012, camvid, damage, or folder (takes the model's classes)",
+    )
+    parser.add_argument("--root", type=Path, required=True, help="where the dataset lies")
+    parser.add_argument("--split", help="which part of it, for example val (folder: all)")
+    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N pictures")
+    parser.add_argument(
+        "--boundary-width",
+        type=int,
+        default=3,
+        metavar="PX",
+        help="width of the region that boundary IoU looks at, in pixels (%(default)s)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is one)")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for scores.json, scores.md and scores.png, made if missing",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score the model, print the tables and write them."""
+    from pna.evaluate import evaluate
+    from pna.model.checkpoints import load
+    from pna.predict import default_device
+
+    model = load(args.model)
+    report = evaluate(
+        model,
+        _dataset(args, model.labels),
+        model_name=str(args.model),
+        device=args.device or default_device(),
+        boundary_width=args.boundary_width,
+        limit=args.limit,
+    )
+    print(report.table())
+    report.save(args.out)
+    return 0
+
+
+def _dataset(args: argparse.Namespace, labels: "LabelSpace") -> "SegmentationDataset":
+    from pna.data import DATASETS, create_dataset
+
+    if args.dataset == "folder":  # it doesn't say what its labels mean; the model does
+        return create_dataset("folder", args.root, args.split, labels=labels)
+    if args.dataset in DATASETS and args.split is None:  # the default is the training part
+        raise ValueError("which part of the dataset is to be scored? Give --split, such as val")
+    return create_dataset(args.dataset, args.root, args.split)
