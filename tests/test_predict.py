@@ -32,7 +32,7 @@ class TestPredictor:
         assert np.array_equal(found.picture, half_bright())
         assert found.label_space is predictor.model.labels
 
-    @pytest.mark.parametrize("size", [(1, 1), (7, 5), (255, 257)])
+    @pytest.mark.parametrize("size", [(1, 1), (7, 5), (255, 257), (511, 640)])
     def test_any_size(self, predictor, size):
         found = predictor(half_bright(*size), stages=True, similar=(0, 0))
         assert found.labels.shape == size

@@ -114,7 +114,8 @@ class Predictor:
 
             model = load(model)
         self.device = default_device() if device is None else torch.device(device)
-        self.model = model.to(self.device).eval()
+        # Channels-last: no reordering inside convolutions, which takes time and memory.
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import pna.predict
-from pna.cli import segment
+from pna.cli import main, segment
 from pna.model.presets import create_model
 from tiny_segmenter import by_brightness
 
@@ -107,6 +107,19 @@ def test_real_model(photos, tmp_path):
     assert segment.run(parser.parse_args([*map(str, words), *options])) == 0
     kinds = ("labels", "overlay", "similar", "stages")
     assert names(tmp_path / "out") == [f"b_{kind}.png" for kind in kinds]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (255, 257), (511, 640)])
+def test_any_size_comes_out_at_its_own(size, tmp_path, monkeypatch):
+    write_picture(tmp_path / "picture.png", size)
+    model = create_model("lite", num_classes=21, pretrained=False)
+    monkeypatch.setattr("pna.model.checkpoints.load", lambda name: model)
+    out = tmp_path / "out"
+    options = ["--stages", "--similar", "0,0", "-o", str(out)]
+    assert main(["segment", str(tmp_path / "picture.png"), *options]) == 0
+    for kind in ("labels", "overlay"):
+        with Image.open(out / f"picture_{kind}.png") as image:
+            assert image.size == size[::-1]
 
 
 class TestFindPictures:

@@ -233,3 +233,30 @@ def test_bad_calls():
         head(features, torch.randn(2, 4, 3, 4))
     with pytest.raises(ValueError, match="stop_at from 1 to 4"):
         head(features, torch.randn(2, 5, 3, 4), stop_at=5)
+
+
+def test_bfloat16_training():
+    """Mixed precision stays close to float32, values and gradients."""
+    head = _head(residual="aggregate")
+    coarse = torch.randn(2, 5, 3, 4)
+    grads = []
+    for enabled in (False, True):
+        head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            prediction = head(_features(), coarse)[-1]
+        prediction.float().square().mean().backward()
+        grads.append([p.grad.clone() for p in head.parameters() if p.ndim > 1])
+    for exact, mixed in zip(*grads, strict=True):
+        if exact.norm() > 1e-3:
+            assert (mixed - exact).norm() / exact.norm() < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_head_compiles_whole():
+    head = _head(residual="aggregate").eval()
+    compiled = torch.compile(head, fullgraph=True)
+    features, coarse = _features(), torch.randn(2, 5, 3, 4)
+    with torch.no_grad():
+        for a, b in zip(compiled(features, coarse), head(features, coarse), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
