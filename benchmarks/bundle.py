@@ -9,24 +9,21 @@ import sys
 from pathlib import Path
 
 import torch
+from runs import portable_recipe
 
 import pna
-from pna.train import dump_recipe, load_recipe
+from pna.train import dump_recipe
 
 MODELS = Path(pna.__file__).parent / "bundled" / "models"
 
 
 def main() -> None:
     """Bundle RUN as NAME."""
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    folder = MODELS / name
+    run, folder = Path(sys.argv[1]), MODELS / sys.argv[2]
     pna.load(run / "model").save_pretrained(folder, dtype=torch.float16)
-    # Where the data lay is of this machine, not of the recipe.
-    root = load_recipe(name).data.root
-    recipe = dump_recipe(load_recipe(run / "recipe.yaml", [f"data.root={root}"]))
-    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    shutil.copy(run / "log.jsonl", folder / "log.jsonl")
-    shutil.copy(run / "evaluation" / "scores.json", folder / "scores.json")
+    (folder / "recipe.yaml").write_text(dump_recipe(portable_recipe(run)), encoding="utf-8")
+    shutil.copy(run / "log.jsonl", folder)
+    shutil.copy(run / "evaluation" / "scores.json", folder)
     print(folder)
 
 

@@ -209,9 +209,23 @@ class TestRealModel:
         data = json.loads((tmp_path / "out" / "scores.json").read_text())
         assert (data["dataset"], data["labels"]["name"]) == ("Folder", "voc2012")
 
+    def test_command_scores_listed_pictures_of_a_folder_with_colour_masks(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "model")
+        root = write_folder(tmp_path / "data", VOC, num_pictures=3, size=(40, 40), masks="color")
+        stems = sorted(path.stem for path in (root / "masks").iterdir())
+        (tmp_path / "stems.txt").write_text("\n".join(stems[1:]))
+        chosen = {"split_list": tmp_path / "stems.txt", "masks": "color"}
+        where = {"model": tmp_path / "model", "root": root}
+        assert run(dataset="folder", out=tmp_path / "out", **where, **chosen) == 0
+        assert json.loads((tmp_path / "out" / "scores.json").read_text())["num_pictures"] == 2
+
 
 def run(**options):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [
+        word
+        for name, value in options.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     return command.run(parser.parse_args([*words, "--device", "cpu"]))

@@ -93,6 +93,23 @@ def test_a_folder_data_set_takes_labels_by_name_or_file(tmp_path: Path) -> None:
         create_split(by_file.model_copy(update={"labels": "nothing.json"}), "train")
 
 
+def test_a_folder_data_set_takes_lists_of_stems(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "own", VOC, num_pictures=5)
+    stems = sorted(path.stem for path in (root / "images").iterdir())
+    lists = {"train_list": stems[:3], "val_list": stems[3:]}
+    for name, some in lists.items():
+        (tmp_path / name).write_text("\n".join(some))
+    data = DataSection(
+        name="folder",
+        root=str(root),
+        labels=VOC.name,
+        train_list=str(tmp_path / "train_list"),
+        val_list=str(tmp_path / "val_list"),
+    )
+    assert [pair.name for pair in create_split(data, "train").pairs] == stems[:3]
+    assert [pair.name for pair in create_split(data, "val").pairs] == stems[3:]
+
+
 def test_a_real_network_trains_resumes_and_says_when_it_is_done(
     voc_root: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=Path, required=True, help="where the dataset lies")
     parser.add_argument("--split", help="which part of it, for example val (folder: all)")
+    parser.add_argument(
+        "--split-list", type=Path, metavar="FILE", help="for a folder: stems to score, one a line"
+    )
+    parser.add_argument(
+        "--masks", choices=("index", "color"), help="for a folder: what its masks hold (index)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N pictures")
     parser.add_argument(
         "--boundary-width",
@@ -64,7 +70,16 @@ def _dataset(args: argparse.Namespace, labels: "LabelSpace") -> "SegmentationDat
     from pna.data import DATASETS, create_dataset
 
     if args.dataset == "folder":  # it doesn't say what its labels mean; the model does
-        return create_dataset("folder", args.root, args.split, labels=labels)
+        return create_dataset(
+            "folder",
+            args.root,
+            args.split,
+            labels=labels,
+            split_list=args.split_list,
+            masks=args.masks,
+        )
     if args.dataset in DATASETS and args.split is None:  # the default is the training part
         raise ValueError("which part of the dataset is to be scored? Give --split, such as val")
-    return create_dataset(args.dataset, args.root, args.split)
+    return create_dataset(
+        args.dataset, args.root, args.split, split_list=args.split_list, masks=args.masks
+    )

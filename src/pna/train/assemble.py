@@ -3,6 +3,7 @@
 import datetime
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -108,7 +109,7 @@ def create_trainer(
         resume: Leaves out the ImageNet weights, which a checkpoint is about to replace.
     """
     torch.manual_seed(recipe.run.seed)  # the random weights of the heads
-    train_set = create_split(recipe.data, recipe.data.train_split)
+    train_set = create_split(recipe.data, "train")
     if recipe.data.limit is not None:
         train_set.pairs = train_set.pairs[: recipe.data.limit]
     model = create_network(recipe.model, train_set.labels, pretrained=not resume)
@@ -121,23 +122,32 @@ def create_trainer(
         run,
         model=model,
         train_set=augment(train_set, recipe.data, seed=recipe.run.seed),
-        val_set=create_split(recipe.data, recipe.data.val_split),
+        val_set=create_split(recipe.data, "val"),
         accelerator=accelerator,
         console=console,
     )
 
 
-def create_split(data: DataSection, split: str) -> SegmentationDataset:
-    """One split of the recipe's data set, as stored.
+def create_split(data: DataSection, use: Literal["train", "val"]) -> SegmentationDataset:
+    """What the recipe trains or evaluates on, as stored.
+
+    Args:
+        data: The recipe's section.
+        use: Which of the two.
 
     Raises:
         FileNotFoundError: The label space's file isn't there.
         ValueError: The data set is unknown, incomplete, or isn't where the recipe says.
     """
+    split, stems = {
+        "train": (data.train_split, data.train_list),
+        "val": (data.val_split, data.val_list),
+    }[use]
     return create_dataset(
         data.name,
         Path(data.root).expanduser(),
-        split,
+        split if stems is None else None,
+        split_list=None if stems is None else Path(stems).expanduser(),
         labels=None if data.labels is None else _read_labels(data.labels),
         masks=data.masks,
         ratio=data.ratio,

@@ -82,6 +82,10 @@ class DataSection(Section):
     """Only for `folder`: whether its masks hold class indices or colours."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Only for `folder`: share of the pairs in `val`."""
+    train_list: str | None = None
+    """Only for `folder`: file of the stems to train on, one a line, instead of `train_split`."""
+    val_list: str | None = None
+    """Only for `folder`: the same for evaluation, instead of `val_split`."""
     crop: tuple[Positive, Positive] = (512, 512)
     """Height and width of a training crop, in pixels."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
