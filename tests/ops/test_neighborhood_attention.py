@@ -271,3 +271,34 @@ def test_why_not():
     eight = query.to(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match="cannot serve this call"):
         neighborhood_attention(eight, eight, eight, window=3, backend="blocked")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_onnx_with_dynamic_sizes(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    class Operator(torch.nn.Module):
+        def forward(self, query, key, value, bias):
+            return neighborhood_attention(query, key, value, bias, window=5)
+
+    inputs = [x.detach() for x in _inputs(1, 2, 13, 18, 4, 4, 5, dtype=torch.float32)]
+    shape = {2: torch.export.Dim("H", min=9, max=512), 3: torch.export.Dim("W", min=9, max=512)}
+    names = ["query", "key", "value", "bias"]
+    torch.onnx.export(
+        Operator(),
+        tuple(inputs),
+        tmp_path / "operator.onnx",
+        dynamo=True,
+        input_names=names,
+        dynamic_shapes=(shape, shape, shape, {}),
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "operator.onnx")
+    for H, W in ((13, 18), (29, 9), (16, 40)):
+        inputs = [x.detach() for x in _inputs(1, 2, H, W, 4, 4, 5, dtype=torch.float32)]
+        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        (got,) = session.run(None, feed)
+        torch.testing.assert_close(
+            torch.from_numpy(got), neighborhood_attention(*inputs, window=5), rtol=1e-4, atol=1e-5
+        )

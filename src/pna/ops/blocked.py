@@ -53,7 +53,9 @@ class Plan(NamedTuple):
 
     def block(self, tiles: Tensor, *, is_regular: bool) -> Block:
         """Lay out the given tiles; regular ones share the positions of the first."""
-        i, j = tiles // self.cols.query.shape[0], tiles % self.cols.query.shape[0]
+        tile_cols = self.cols.query.shape[0]
+        i = tiles // tile_cols
+        j = tiles - i * tile_cols  # a remainder by a free size does not translate to ONNX
         query = self.rows.query[i][:, :, None] * self.width + self.cols.query[j][:, None]
         key = self.rows.key[i][:, :, None] * self.width + self.cols.key[j][:, None]
         valid = self.rows.valid[i][:, :, None] & self.cols.valid[j][:, None]
