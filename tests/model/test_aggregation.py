@@ -131,7 +131,7 @@ def test_the_papers_stage_is_its_equations():
 
 
 def test_alpha_starts_at_the_root_of_a_64x64_map():
-    assert float(PaperSelfAggregation(32).alpha) == 64
+    assert PaperSelfAggregation(32).alpha.item() == 64
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 5])

@@ -1,5 +1,6 @@
 import dataclasses
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import pna
+from pna.data.pictures import read_picture
 from pna.model import weights
 from pna.model.encoder import create_encoder
 from pna.model.errors import WeightsError
@@ -97,8 +100,8 @@ def test_a_package_without_its_file_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("packaged")
 def test_the_classifier_sees_a_cat() -> None:
-    data = pytest.importorskip("skimage.data")
-    picture = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None] / 255  # (1, 3, 300, 451)
+    photo = read_picture(Path(pna.__file__).parent / "bundled/pictures/photos/cat.jpg")
+    picture = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255  # (1, 3, 300, 451)
     picture = picture[..., 75:375]  # the middle square
     picture = F.interpolate(picture, size=(224, 224), mode="bicubic", antialias=True)
     model = timm.create_model("tf_efficientnet_lite0").eval()
