@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 from pna.model.resize import resize
 
 
-class DeepLabV3Head(nn.Module):
+class DeepLabV3Head(CoarseHead):
     """Coarse logits from atrous spatial pyramid pooling (ASPP).
 
     Args:
@@ -34,8 +34,7 @@ class DeepLabV3Head(nn.Module):
         rates: Sequence[int] = (12, 24, 36),
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.in_channels = tuple(in_channels)
+        super().__init__(in_channels)
         width = self.in_channels[-1]
         self.pooled = ConvBNReLU(width, channels, kernel_size=1)
         self.branches = nn.ModuleList(
@@ -47,22 +46,10 @@ class DeepLabV3Head(nn.Module):
         self.fuse = ConvBNReLU((1 + len(self.branches)) * channels, channels)
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map encoder features to coarse logits.
-
-        Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
-
-        Returns:
-            (B, K, h, w) logits at the coarsest stride.
-
-        Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
-        """
-        check_features(features, self.in_channels)
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Look at the coarsest level through all rates."""
         x = features[-1]
         average = self.pooled(x.mean(dim=(2, 3), keepdim=True))  # (B, channels, 1, 1)
         branches = [branch(x) for branch in self.branches]
-        fused = self.fuse(torch.cat([resize(average, x.shape[-2:]), *branches], dim=1))
-        logits: Tensor = self.classifier(fused)
-        return logits
+        fused: Tensor = self.fuse(torch.cat([resize(average, x.shape[-2:]), *branches], dim=1))
+        return fused

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 
 
-class FCNHead(nn.Module):
+class FCNHead(CoarseHead):
     """Coarse logits from one level.
 
     The auxiliary head of the field is ``channels=256, num_convs=1, concat_input=False, level=-2``.
@@ -44,10 +44,9 @@ class FCNHead(nn.Module):
         level: int = -1,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels)
         if num_convs < 1:
             raise ValueError(f"expected num_convs of at least 1, got {num_convs}")
-        self.in_channels = tuple(in_channels)
         self.level = _clamp_level(level, len(self.in_channels))
         width = self.in_channels[self.level]
         self.convs = nn.Sequential(
@@ -57,25 +56,13 @@ class FCNHead(nn.Module):
         self.join = ConvBNReLU(width + channels, channels) if concat_input else None
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map encoder features to coarse logits.
-
-        Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
-
-        Returns:
-            (B, K, h, w) logits at the stride of the chosen level.
-
-        Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
-        """
-        check_features(features, self.in_channels)
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Convolve the chosen level."""
         x = features[self.level]
-        out = self.convs(x)
+        out: Tensor = self.convs(x)
         if self.join is not None:
             out = self.join(torch.cat([x, out], dim=1))
-        logits: Tensor = self.classifier(out)
-        return logits
+        return out
 
 
 def _clamp_level(level: int, num_levels: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 from pna.model.resize import ResizeMode, resize
 
 
@@ -62,7 +62,7 @@ class ScaleHead(nn.Module):
         return x
 
 
-class SemanticFPNHead(nn.Module):
+class SemanticFPNHead(CoarseHead):
     """Coarse logits at the finest stride, from all levels.
 
     Args:
@@ -82,32 +82,20 @@ class SemanticFPNHead(nn.Module):
         channels: int = 128,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.in_channels = tuple(in_channels)
+        super().__init__(in_channels)
         self.pyramid = FeaturePyramid(self.in_channels, fpn_channels)
         self.scale_heads = nn.ModuleList(
             ScaleHead(fpn_channels, channels, level=level) for level in range(len(self.in_channels))
         )
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map encoder features to coarse logits.
-
-        Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
-
-        Returns:
-            (B, K, h, w) logits at the finest stride.
-
-        Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
-        """
-        check_features(features, self.in_channels)
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Sum all levels at the finest one's size."""
         sizes = [x.shape[-2:] for x in features]
         levels = self.pyramid(features)
         brought = [head(x, sizes) for head, x in zip(self.scale_heads, levels, strict=True)]
-        logits: Tensor = self.classifier(sum(brought[1:], start=brought[0]))
-        return logits
+        summed: Tensor = sum(brought[1:], start=brought[0])
+        return summed
 
 
 def add_top_down(maps: Sequence[Tensor], *, mode: ResizeMode) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """The layers every coarse head is made of."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -60,10 +61,41 @@ class Classifier(nn.Sequential):
         super().__init__(nn.Dropout2d(dropout), conv)
 
 
-def check_features(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
-    """Raise a ``ValueError`` unless there is one feature map per level a head was made for."""
-    if len(features) != len(in_channels):
-        raise ValueError(
-            f"expected {len(in_channels)} feature maps, one for each of in_channels="
-            f"{tuple(in_channels)}, got {len(features)}; pass all levels of the encoder"
-        )
+class CoarseHead(ABC, nn.Module):
+    """What all coarse heads share: features are checked, gathered to one map, and classified.
+
+    A head sets `classifier` and says in `gather` how it makes one map of the features.
+
+    Args:
+        in_channels: channels of all encoder levels, fine to coarse.
+    """
+
+    classifier: nn.Module
+
+    def __init__(self, in_channels: Sequence[int]) -> None:
+        super().__init__()
+        self.in_channels = tuple(in_channels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Map encoder features to coarse logits.
+
+        Args:
+            features: one (B, C, h, w) map per encoder level, fine to coarse.
+
+        Returns:
+            (B, K, h, w) logits at the head's own stride.
+
+        Raises:
+            ValueError: the number of features is not the number of ``in_channels``.
+        """
+        if len(features) != len(self.in_channels):
+            raise ValueError(
+                f"expected {len(self.in_channels)} feature maps, one for each of in_channels="
+                f"{self.in_channels}, got {len(features)}; pass all levels of the encoder"
+            )
+        logits: Tensor = self.classifier(self.gather(features))
+        return logits
+
+    @abstractmethod
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Make one map (B, C, h, w), for the classifier, of one map per level."""

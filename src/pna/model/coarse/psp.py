@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 from pna.model.resize import resize
 
 
@@ -67,7 +67,7 @@ class PyramidPooling(nn.Module):
         return fused
 
 
-class PSPHead(nn.Module):
+class PSPHead(CoarseHead):
     """Coarse logits from pyramid pooling on the coarsest level.
 
     Args:
@@ -87,23 +87,11 @@ class PSPHead(nn.Module):
         bins: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.in_channels = tuple(in_channels)
+        super().__init__(in_channels)
         self.pyramid = PyramidPooling(self.in_channels[-1], channels, bins=bins)
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map encoder features to coarse logits.
-
-        Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
-
-        Returns:
-            (B, K, h, w) logits at the coarsest stride.
-
-        Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
-        """
-        check_features(features, self.in_channels)
-        logits: Tensor = self.classifier(self.pyramid(features[-1]))
-        return logits
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Pool the coarsest level."""
+        pooled: Tensor = self.pyramid(features[-1])
+        return pooled

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pna.model.coarse.fpn import add_top_down
-from pna.model.coarse.layers import Classifier, ConvBNReLU, check_features
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 from pna.model.coarse.psp import PyramidPooling
 from pna.model.resize import resize
 
 
-class UPerHead(nn.Module):
+class UPerHead(CoarseHead):
     """Coarse logits at the finest stride, from all levels.
 
     Args:
@@ -35,8 +35,7 @@ class UPerHead(nn.Module):
         bins: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.in_channels = tuple(in_channels)
+        super().__init__(in_channels)
         *finer, coarsest = self.in_channels
         self.pyramid = PyramidPooling(coarsest, channels, bins=bins)
         self.laterals = nn.ModuleList(ConvBNReLU(width, channels, kernel_size=1) for width in finer)
@@ -44,23 +43,11 @@ class UPerHead(nn.Module):
         self.fuse = ConvBNReLU(len(self.in_channels) * channels, channels)
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map encoder features to coarse logits.
-
-        Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
-
-        Returns:
-            (B, K, h, w) logits at the finest stride.
-
-        Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
-        """
-        check_features(features, self.in_channels)
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Fuse all levels at the finest one's size."""
         laterals = [lateral(x) for lateral, x in zip(self.laterals, features[:-1], strict=True)]
         *finer, coarsest = add_top_down([*laterals, self.pyramid(features[-1])], mode="bilinear")
         levels = [output(x) for output, x in zip(self.outputs, finer, strict=True)]
         size = features[0].shape[-2:]
-        fused = self.fuse(torch.cat([resize(x, size) for x in [*levels, coarsest]], dim=1))
-        logits: Tensor = self.classifier(fused)
-        return logits
+        fused: Tensor = self.fuse(torch.cat([resize(x, size) for x in [*levels, coarsest]], dim=1))
+        return fused
