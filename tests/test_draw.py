@@ -1,5 +1,3 @@
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -8,16 +6,7 @@ from PIL import Image
 from pna.draw import legend, overlay, save_labels, similarity_figure, strip
 from pna.draw.text import fit_text, text_width
 from pna.labels import IGNORE_COLOR, VOC
-
-
-class Similar(NamedTuple):
-    stage: int
-    stride: int
-    rows: tuple[int, int]
-    cols: tuple[int, int]
-    weights: torch.Tensor
-    row: int
-    col: int
+from pna.model.segmenter import StageSimilarity
 
 
 def scene(height=60, width=80):
@@ -171,7 +160,7 @@ def _pair(size):
 def similar(stage=1, stride=8, rows=(0, 5), cols=(2, 7), row=2, col=4, hot=(0, 0)):
     weights = torch.zeros(2, rows[1] - rows[0], cols[1] - cols[0])
     weights[:, hot[0], hot[1]] = 1
-    return Similar(stage, stride, rows, cols, weights, row, col)
+    return StageSimilarity(stage, stride, row, col, rows, cols, weights)
 
 
 class TestSimilarity:

@@ -1,29 +1,11 @@
 """The smallest model with a segmenter's interface: proof that nothing else is relied on."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pna.labels import generic
-
-
-class Output(NamedTuple):
-    logits: torch.Tensor
-    coarse: torch.Tensor
-    stages: list
-    aux: dict
-
-
-class Similar(NamedTuple):
-    stage: int
-    stride: int
-    rows: tuple[int, int]
-    cols: tuple[int, int]
-    weights: torch.Tensor
-    row: int
-    col: int
+from pna.model.segmenter import SegmenterOutput, StageSimilarity
 
 
 class TinySegmenter(nn.Module):
@@ -45,7 +27,7 @@ class TinySegmenter(nn.Module):
         coarse = self._at_stride(pictures, 4)
         refined = [self._at_stride(pictures, stride) for stride in (2, 1)[: self.num_stages]]
         logits = self.upsample([coarse, *refined][-1], pictures.shape[-2:])
-        return Output(logits, coarse, refined if stages or self.training else [], {})
+        return SegmenterOutput(logits, coarse, refined if stages or self.training else [], {})
 
     def upsample(self, logits, size):
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
@@ -57,7 +39,9 @@ class TinySegmenter(nn.Module):
             rows, cols = (-(-side // stride) for side in pictures.shape[-2:])
             weights = torch.full((2, rows, cols), 1 / (rows * cols))
             found.append(
-                Similar(stage, stride, (0, rows), (0, cols), weights, y // stride, x // stride)
+                StageSimilarity(
+                    stage, stride, y // stride, x // stride, (0, rows), (0, cols), weights
+                )
             )
         return found
 

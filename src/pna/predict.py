@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,8 @@ import torch
 from torch import Tensor
 
 from pna.data.pictures import PictureLike, UInt8Array, read_picture
-from pna.draw import SimilarityLike
 from pna.labels import LabelSpace
-
-if TYPE_CHECKING:
-    from pna.model.segmenter import Segmenter
+from pna.model.segmenter import Segmenter, StageSimilarity
 
 Device = str | torch.device
 
@@ -46,7 +42,7 @@ class StageLabels:
     last: Tensor
 
 
-def stage_labels(model: "Segmenter", pictures: Tensor, *, stages: bool = True) -> StageLabels:
+def stage_labels(model: Segmenter, pictures: Tensor, *, stages: bool = True) -> StageLabels:
     """Label a batch of pictures, stage by stage.
 
     The caller chooses evaluation mode and `torch.inference_mode`. A model that has no refinement
@@ -90,7 +86,7 @@ class Prediction:
     labels: UInt8Array
     label_space: LabelSpace
     stages: list[UInt8Array]
-    similarity: Sequence[SimilarityLike] | None
+    similarity: Sequence[StageSimilarity] | None
     _compute_scores: Callable[[], npt.NDArray[np.float32]] = field(repr=False)
 
     @cached_property
@@ -108,7 +104,7 @@ class Predictor:
         device: Where to run; by default CUDA where there is one, else the CPU.
     """
 
-    def __init__(self, model: "Segmenter | str | Path", *, device: Device | None = None) -> None:
+    def __init__(self, model: Segmenter | str | Path, *, device: Device | None = None) -> None:
         if isinstance(model, str | Path):
             from pna.model.checkpoints import load
 
@@ -142,7 +138,7 @@ class Predictor:
         with torch.inference_mode():
             batch = to_batch(array).to(self.device)
             found = stage_labels(self.model, batch, stages=stages)
-            similarity: Sequence[SimilarityLike] | None = None
+            similarity: Sequence[StageSimilarity] | None = None
             if similar is not None:
                 similarity = self.model.similarity(batch, point=similar)
         return Prediction(

@@ -6,7 +6,7 @@ prediction side by side, `similarity` draws what a pixel looks at (the paper's F
 
 from pna.draw.overlay import legend, overlay
 from pna.draw.palette import save_labels
-from pna.draw.similarity import SimilarityLike, similarity_figure
+from pna.draw.similarity import similarity_figure
 from pna.draw.strip import strip
 
-__all__ = ["SimilarityLike", "legend", "overlay", "save_labels", "similarity_figure", "strip"]
+__all__ = ["legend", "overlay", "save_labels", "similarity_figure", "strip"]

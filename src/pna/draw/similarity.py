@@ -8,16 +8,15 @@ to the largest weight of its neighbours, and the title says how much is its own.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
 
 from pna.draw.overlay import check_picture
 from pna.draw.palette import UInt8Array
 from pna.draw.text import PAPER, write_centred
+from pna.model.segmenter import StageSimilarity
 
 _SIDE = 320  # of a panel's longer side, in pixels
 _GAP, _TITLE, _TITLE_ROW = 12, 16, 30
@@ -28,37 +27,8 @@ _STAGE_COLORS = ((230, 57, 70), (244, 162, 37), (42, 177, 117), (46, 134, 222))
 _HEAT = ((20, 10, 60), (150, 20, 110), (235, 70, 50), (250, 170, 40), (255, 250, 190))
 
 
-class SimilarityLike(Protocol):
-    """Attention weights of one query cell at one stage, as a segmenter's `similarity` gives them.
-
-    Attributes:
-        stage: Number of the stage, from 1 (coarsest).
-        stride: Pixels a cell covers along each side.
-        rows: First row of the window and the row after its last, in cells.
-        cols: The same for columns.
-        weights: (heads, rows, cols) softmax weights; each head sums to 1.
-        row: Row of the query cell.
-        col: Column of the query cell.
-    """
-
-    @property
-    def stage(self) -> int: ...  # noqa: D102
-    @property
-    def stride(self) -> int: ...  # noqa: D102
-    @property
-    def rows(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def cols(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def weights(self) -> Tensor: ...  # noqa: D102
-    @property
-    def row(self) -> int: ...  # noqa: D102
-    @property
-    def col(self) -> int: ...  # noqa: D102
-
-
 def similarity_figure(
-    picture: UInt8Array, point: tuple[int, int], maps: Sequence[SimilarityLike]
+    picture: UInt8Array, point: tuple[int, int], maps: Sequence[StageSimilarity]
 ) -> Image.Image:
     """Draw the neighborhood weights of one pixel at every stage.
 
@@ -89,14 +59,14 @@ def _stage_color(number: int) -> tuple[int, int, int]:
     return _STAGE_COLORS[number % len(_STAGE_COLORS)]
 
 
-def _window(found: SimilarityLike) -> tuple[int, int, int, int]:
+def _window(found: StageSimilarity) -> tuple[int, int, int, int]:
     """Return the window in pixels: left, top, right, bottom (exclusive)."""
     (top, bottom), (left, right) = found.rows, found.cols
     return left * found.stride, top * found.stride, right * found.stride, bottom * found.stride
 
 
 def _map_panel(
-    picture: UInt8Array, point: tuple[int, int], maps: Sequence[SimilarityLike]
+    picture: UInt8Array, point: tuple[int, int], maps: Sequence[StageSimilarity]
 ) -> Image.Image:
     """Draw the whole picture with the windows outlined and the pixel marked."""
     height, width = picture.shape[:2]
@@ -119,7 +89,7 @@ def _map_panel(
 
 def _heat_panel(
     picture: UInt8Array,
-    found: SimilarityLike,
+    found: StageSimilarity,
     weights: npt.NDArray[np.float32],
     color: tuple[int, int, int],
 ) -> Image.Image:
@@ -141,7 +111,7 @@ def _heat_panel(
     return ImageOps.expand(image, border=4, fill=color)
 
 
-def _query(found: SimilarityLike) -> tuple[int, int]:
+def _query(found: StageSimilarity) -> tuple[int, int]:
     """Return row and column of the query cell, counted from the window's corner."""
     return found.row - found.rows[0], found.col - found.cols[0]
 

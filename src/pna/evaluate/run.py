@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -12,14 +11,12 @@ from torch import Tensor, nn
 from pna.data import SegmentationDataset
 from pna.evaluate.report import Report
 from pna.metrics import SegmentationScores
+from pna.model.segmenter import Segmenter
 from pna.predict import Device, stage_labels
-
-if TYPE_CHECKING:
-    from pna.model.segmenter import Segmenter
 
 
 def evaluate(
-    model: "Segmenter",
+    model: Segmenter,
     dataset: SegmentationDataset,
     *,
     model_name: str = "",
@@ -78,12 +75,12 @@ def evaluate(
     )
 
 
-def _label(model: "Segmenter", picture: Tensor) -> dict[str, Tensor]:
+def _label(model: Segmenter, picture: Tensor) -> dict[str, Tensor]:
     maps = stage_labels(model, picture.unsqueeze(0)).stages
     return {f"P{stage}": labels[0] for stage, labels in enumerate(maps)}
 
 
-def _check_classes(model: "Segmenter", dataset: SegmentationDataset) -> None:
+def _check_classes(model: Segmenter, dataset: SegmentationDataset) -> None:
     expected, got = dataset.labels.num_classes, model.num_classes
     if got != expected:
         raise ValueError(
