@@ -46,6 +46,7 @@ def test_round_trip(model, saved):
         assert again.config == model.config
         torch.testing.assert_close(_logits(again), _logits(model), rtol=0, atol=0)
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
 
 
 def test_the_configuration_is_readable(saved):

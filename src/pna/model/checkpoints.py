@@ -57,6 +57,7 @@ def save(model: Segmenter, folder: str | Path, *, dtype: torch.dtype | None = No
         weights, config = Path(beside) / WEIGHTS_FILE, Path(beside) / CONFIG_FILE
         save_file(_state_on_disk(model, dtype), weights, metadata={"format": "pt"})
         config.write_text(json.dumps(_describe(model), indent=2) + "\n")
+        weights.chmod(config.stat().st_mode)  # safetensors makes files for the owner alone
         os.replace(weights, folder / WEIGHTS_FILE)
         os.replace(config, folder / CONFIG_FILE)
 
