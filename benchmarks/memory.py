@@ -6,7 +6,6 @@ weights included.
 
 import resource
 import sys
-import time
 
 import numpy as np
 from machine import write
@@ -22,13 +21,11 @@ def main() -> None:
     predictor = Predictor(model)
     rows = []
     for call in (1, 2):
-        start = time.perf_counter()
         predictor(picture)
         row = {
             "model": model,
             "picture": [size, size],
             "call": call,
-            "seconds": round(time.perf_counter() - start, 2),
             "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
         }
         rows.append(row)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     photos = args.out / "photos"
     device = ["--device", args.device] if args.device else []
     print("voc-lite segments two photos:")
-    options = ["--model", "voc-lite", "--stages", "--similar", "300,140", *device]
+    options = ["--model", "voc-lite", "--stages", "--similar", "318,170", *device]
     status = main(["segment", str(PICTURES / "photos"), "-o", str(photos), *options])
     print("\ndamage-lite on 8 pictures of damaged concrete that it has not seen:\n")
     report = evaluate_damage(args.out / "damage", args.device)
