@@ -69,7 +69,7 @@ class DataSection(Section):
     """The data set and how its pictures are augmented."""
 
     name: str
-    """Name of a data set that `pna data` knows."""
+    """Name of a data set: voc2012, camvid, damage or folder."""
     root: str
     """Its folder; `~` stands for the home folder."""
     train_split: str = "train"
