@@ -43,7 +43,7 @@ def _forward(
 ) -> Tensor:
     from pna.ops.numba_kernels import forward
 
-    output = _empty_like(value.float())
+    output = _empty_like(value.float()).zero_()
     arrays = [_array(x) for x in (query, key, value, _table(query, bias, window))]
     bands = cut_bands(query, ROWS)
 
@@ -98,7 +98,9 @@ def _table(query: Tensor, bias: Tensor | None, window: int) -> Tensor:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    return x.detach().float().numpy()
+    """As float32 whose last axis is contiguous; a copy only where it is not."""
+    x = x.detach().float()
+    return (x if x.stride(-1) == 1 else x.contiguous()).numpy()
 
 
 def _share(work: Callable[[np.ndarray, int], None], bands: np.ndarray) -> None:

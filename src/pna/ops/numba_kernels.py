@@ -19,6 +19,8 @@ from numba import njit, types
 from pna.ops.simd import (
     LANES,
     add,
+    add_transposed,
+    copy_transposed,
     divide,
     fma,
     load,
@@ -37,7 +39,7 @@ GROUP = 3
 """Offsets, or channels, whose sums are in registers together, to load the other factor once."""
 
 _compile = njit(nogil=True, error_model="numpy", boundscheck=False)
-_float = np.float32
+_float, _one = np.float32, np.float32(1.0)
 
 _MAP, _TABLE = types.float32[:, :, :, :, :], types.float32[:, :, ::1]
 _LANE_TABLE, _BANDS = types.float32[:, :, :, ::1], types.int64[:, :]
@@ -105,37 +107,46 @@ def _pack(panel, cells, top, bottom, left, right, shift):
     """Fill panel[y - top, c, x - shift] with cells[y, x, c], and 0 beside them."""
     for y in range(top, bottom):
         panel[y - top] = 0
-        for x in range(left, right):
-            for c in range(cells.shape[2]):
-                panel[y - top, c, x - shift] = cells[y, x, c]
+        _pack_row(panel[y - top, :, left - shift :], cells[y, left:right])
 
 
 @_compile
-def _unpack_add(cells, panel, top, bottom, left, right, shift):
-    """Add panel[y - top, c, x - shift] to cells[y, x, c]; clear the panel."""
+def _pack_row(row, cells):
+    """Fill row[c, x] with cells[x, c]."""
+    columns, channels = cells.shape
+    for x in range(0, columns - LANES + 1, LANES):
+        for c in range(0, channels - LANES + 1, LANES):
+            copy_transposed(row, (c, x), cells, (x, c))
+        for c in range(channels // LANES * LANES, channels):
+            for k in range(x, x + LANES):
+                row[c, k] = cells[k, c]
+    for x in range(columns // LANES * LANES, columns):
+        for c in range(channels):
+            row[c, x] = cells[x, c]
+
+
+@_compile
+def _unpack_row(cells, row, factor):
+    """Add factor * row[c, x] to cells[x, c]."""
+    columns, channels = cells.shape
+    row[:channels, :columns] *= factor
+    for x in range(0, columns - LANES + 1, LANES):
+        for c in range(0, channels - LANES + 1, LANES):
+            add_transposed(cells, (x, c), row, (c, x))
+        for c in range(channels // LANES * LANES, channels):
+            for k in range(x, x + LANES):
+                cells[k, c] += row[c, k]
+    for x in range(columns // LANES * LANES, columns):
+        for c in range(channels):
+            cells[x, c] += row[c, x]
+
+
+@_compile
+def _unpack(cells, panel, top, bottom, left, right, shift, factor):
+    """Add factor * panel[y - top, c, x - shift] to cells[y, x, c]; clear the panel."""
     for y in range(top, bottom):
-        for x in range(left, right):
-            for c in range(cells.shape[2]):
-                cells[y, x, c] += panel[y - top, c, x - shift]
+        _unpack_row(cells[y, left:right], panel[y - top, :, left - shift :], factor)
         panel[y - top] = 0
-
-
-@_compile
-def _pack_row(row, cells, first, columns, factor):
-    """Fill row[c, j] with factor * cells[first + j, c], and 0 beyond the map."""
-    for j in range(columns):
-        for c in range(cells.shape[1]):
-            row[c, j] = cells[first + j, c] * factor
-    for c in range(cells.shape[1]):
-        row[c, columns:] = 0
-
-
-@_compile
-def _unpack_row(cells, row, first, columns, factor):
-    """Fill cells[first + j, c] with factor * row[c, j]."""
-    for j in range(columns):
-        for c in range(cells.shape[1]):
-            cells[first + j, c] = row[c, j] * factor
 
 
 @_compile
@@ -156,13 +167,13 @@ def _products(scores, row, panel, j, low, high):
 
 
 @_compile
-def _softmax(scores, bias, mask, j, low, high):
-    """Turn products into weights, bias and mask added; return the inverse of their sum."""
+def _softmax(scores, scale, bias, mask, j, low, high):
+    """Turn products into weights, scaled, bias and mask added; return the inverse of their sum."""
     top = splat(_float(-np.inf))
     for y in range(scores.shape[0]):
         for o in range(low, high):
-            x = add(load(scores, (y, o - low, 0)), load(mask, (o, j)))
-            x = add(x, splat(bias[y, min(o, bias.shape[1] - 1)]))
+            x = add(load(mask, (o, j)), splat(bias[y, min(o, bias.shape[1] - 1)]))
+            x = fma(load(scores, (y, o - low, 0)), scale, x)
             store(scores, (y, o - low, 0), x)
             top = maximum(x, top)
     total = splat(_float(0.0))
@@ -253,11 +264,12 @@ def forward(query, key, value, bias, window, scale, output, bands):
     """Attend for some bands of rows.
 
     Args:
-        query, key, value: (B, heads, H, W, d), float32, any strides; `value` has its own width.
+        query, key, value: (B, heads, H, W, d), float32, the last axis contiguous; `value` has its
+            own width.
         bias: (heads, 2 * window - 1, 2 * window - 1).
         window: Cells per side.
         scale: Factor on the products.
-        output: Like `value`; the rows of the bands are written.
+        output: Like `value`; added to.
         bands: (n, 4) int64: batch, head, first row, end row.
     """
     H, W = query.shape[2:4]
@@ -271,6 +283,7 @@ def forward(query, key, value, bias, window, scale, output, bands):
     scores = np.zeros((height, side + GROUP, LANES), _float)
     mask = np.zeros((side + GROUP, COLUMNS), _float)
     low, high = np.zeros(COLUMNS // LANES, np.int64), np.zeros(COLUMNS // LANES, np.int64)
+    factor = splat(scale)
     for t in range(bands.shape[0]):
         b, h = bands[t, 0], bands[t, 1]
         for first in range(0, W, COLUMNS):
@@ -278,17 +291,18 @@ def forward(query, key, value, bias, window, scale, output, bands):
             _set_masks(mask, low, high, first, columns, W, window)
             _pack(key_panel, key[b, h], y0, y1, x0, x1, first - window + 1)
             _pack(value_panel, value[b, h], y0, y1, x0, x1, first - window + 1)
+            query_row[:, columns:] = 0
             for i in range(bands[t, 2], bands[t, 3]):
                 y = _start(i, H, window)
                 table = y - i + window - 1
                 keys, values = key_panel[y - y0 :], value_panel[y - y0 :]
-                _pack_row(query_row, query[b, h, i], first, columns, scale)
+                _pack_row(query_row, query[b, h, i, first : first + columns])
                 for v in range((columns + LANES - 1) // LANES):
                     j = v * LANES
                     _products(scores, query_row, keys, j, low[v], high[v])
-                    inverse = _softmax(scores, bias[h, table:], mask, j, low[v], high[v])
+                    inverse = _softmax(scores, factor, bias[h, table:], mask, j, low[v], high[v])
                     _gather(output_row, scores, values, dv, j, low[v], high[v], inverse)
-                _unpack_row(output[b, h, i], output_row, first, columns, _float(1.0))
+                _unpack_row(output[b, h, i, first : first + columns], output_row, _one)
 
 
 @_compile_for(*[_MAP] * 4, _TABLE, *_OPTIONS, *[_MAP] * 3, _LANE_TABLE, _BANDS)
@@ -311,8 +325,7 @@ def backward(
     Args:
         grad: Gradient of the output, like `value`.
         query, key, value, bias, window, scale, bands: As in `forward`.
-        grad_query: Like `query`; the rows of the bands are written.
-        grad_key, grad_value: Like `key` and `value`; added to.
+        grad_query, grad_key, grad_value: Like `query`, `key` and `value`; added to.
         grad_bias: (heads, 2 * window - 1, 2 * window - 1, 8), lanes yet to be summed; added to.
     """
     H, W = query.shape[2:4]
@@ -330,6 +343,7 @@ def backward(
     gradient = np.zeros((height, side + GROUP, LANES), _float)
     mask = np.zeros((side + GROUP, COLUMNS), _float)
     low, high = np.zeros(COLUMNS // LANES, np.int64), np.zeros(COLUMNS // LANES, np.int64)
+    factor = splat(scale)
     for t in range(bands.shape[0]):
         b, h = bands[t, 0], bands[t, 1]
         for first in range(0, W, COLUMNS):
@@ -338,23 +352,25 @@ def backward(
             _set_masks(mask, low, high, first, columns, W, window)
             _pack(key_panel, key[b, h], y0, y1, x0, x1, shift)
             _pack(value_panel, value[b, h], y0, y1, x0, x1, shift)
+            query_row[:, columns:] = 0
+            grad_row[:, columns:] = 0
             for i in range(bands[t, 2], bands[t, 3]):
                 y = _start(i, H, window)
                 table = y - i + window - 1
                 keys, values = key_panel[y - y0 :], value_panel[y - y0 :]
                 grad_keys, grad_values = grad_key_panel[y - y0 :], grad_value_panel[y - y0 :]
-                _pack_row(query_row, query[b, h, i], first, columns, scale)
-                _pack_row(grad_row, grad[b, h, i], first, columns, _float(1.0))
+                _pack_row(query_row, query[b, h, i, first : first + columns])
+                _pack_row(grad_row, grad[b, h, i, first : first + columns])
                 for v in range((columns + LANES - 1) // LANES):
                     j, o, end = v * LANES, low[v], high[v]
                     _products(weights, query_row, keys, j, o, end)
-                    inverse = _softmax(weights, bias[h, table:], mask, j, o, end)
+                    inverse = _softmax(weights, factor, bias[h, table:], mask, j, o, end)
                     _products(gradient, grad_row, values, j, o, end)
                     _softmax_gradient(weights, gradient, end - o, inverse)
                     _collect_bias(grad_bias[h, table:], gradient, o, end)
                     _scatter(grad_values, weights, grad_row, dv, j, o, end)
                     _scatter(grad_keys, gradient, query_row, d, j, o, end)
-                    _gather(grad_query_row, gradient, keys, d, j, o, end, splat(scale))
-                _unpack_row(grad_query[b, h, i], grad_query_row, first, columns, _float(1.0))
-            _unpack_add(grad_key[b, h], grad_key_panel, y0, y1, x0, x1, shift)
-            _unpack_add(grad_value[b, h], grad_value_panel, y0, y1, x0, x1, shift)
+                    _gather(grad_query_row, gradient, keys, d, j, o, end, splat(_one))
+                _unpack_row(grad_query[b, h, i, first : first + columns], grad_query_row, scale)
+            _unpack(grad_key[b, h], grad_key_panel, y0, y1, x0, x1, shift, scale)
+            _unpack(grad_value[b, h], grad_value_panel, y0, y1, x0, x1, shift, _one)

@@ -29,9 +29,11 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _FLOATS)
 
 
-def _pointer(context, builder, kind, array, index):
+def _pointer(context, builder, kind, array, index, row=0):
     array = context.make_array(kind)(context, builder, array)
     indices = cgutils.unpack_tuple(builder, index)
+    if row:
+        indices[-2] = builder.add(indices[-2], ir.Constant(indices[-2].type, row))
     pointer = cgutils.get_item_pointer(context, builder, kind, array, indices, wraparound=False)
     return builder.bitcast(pointer, _FLOATS.as_pointer())
 
@@ -63,6 +65,46 @@ def store(typing_context, array, index, vector):
         return context.get_dummy_value()
 
     return types.void(array, index, vector), generate
+
+
+def _transpose(builder, rows):
+    """Eight vectors, the columns of eight: in three steps, blocks of 1, 2 and 4 change places."""
+    for step in (1, 2, 4):
+        lanes = range(LANES)
+        upper = [lane if not lane & step else LANES + lane - step for lane in lanes]
+        lower = [lane + step if not lane & step else LANES + lane for lane in lanes]
+        for i in (i for i in lanes if not i & step):
+            pair = rows[i], rows[i + step]
+            rows[i] = builder.shuffle_vector(*pair, ir.Constant(_INTS, upper))
+            rows[i + step] = builder.shuffle_vector(*pair, ir.Constant(_INTS, lower))
+    return rows
+
+
+def _transposing(name, combine):
+    def operation(typing_context, target, target_index, source, source_index):
+        def generate(context, builder, signature, arguments):
+            write, read = signature.args[0], signature.args[2]
+            rows = [
+                builder.load(_pointer(context, builder, read, *arguments[2:], row), align=4)
+                for row in range(LANES)
+            ]
+            for row, vector in enumerate(_transpose(builder, rows)):
+                pointer = _pointer(context, builder, write, *arguments[:2], row)
+                builder.store(combine(builder, pointer, vector), pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(target, target_index, source, source_index), generate
+
+    operation.__name__ = operation.__qualname__ = name
+    return intrinsic(operation)
+
+
+# target[..., c + i, x + k] = or += source[..., x + k, c + i] for i and k from 0 to 7
+copy_transposed = _transposing("copy_transposed", lambda builder, pointer, vector: vector)
+add_transposed = _transposing(
+    "add_transposed",
+    lambda builder, pointer, vector: builder.fadd(builder.load(pointer, align=4), vector),
+)
 
 
 @intrinsic
