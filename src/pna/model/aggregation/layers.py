@@ -8,6 +8,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class CellLinear(nn.Linear):
+    """A linear layer on the cells of a channels-last map.
+
+    On a CPU it runs as a 1x1 convolution: oneDNN's reaches up to twice the rate of the matrix
+    product for these shapes (4352 cells, 96 to 510 channels: 92 against 42 GMAC/s on two cores).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, D)."""
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return super().forward(x)
+        out = F.conv2d(x.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1)
+
+
+class Pointwise(CellLinear):
+    """The same, initialised like a convolution."""
+
+
 class FeedForward(nn.Module):
     """Linear, GELU, linear, on the last axis.
 
@@ -18,17 +37,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: float = 1.0) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, int(width * ratio))
-        self.reduce = nn.Linear(int(width * ratio), width)
+        self.expand = CellLinear(width, int(width * ratio))
+        self.reduce = CellLinear(int(width * ratio), width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(B, H, W, D) -> (B, H, W, D)."""
         out: Tensor = self.reduce(F.gelu(self.expand(x)))
         return out
-
-
-class Pointwise(nn.Linear):
-    """A 1x1 convolution of a channels-last map; initialised like a convolution."""
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -42,8 +57,8 @@ def depthwise(width: int, *, bias: bool) -> nn.Conv2d:
     return nn.Conv2d(width, width, 3, padding=1, groups=width, bias=bias)
 
 
-STRIP_CELLS = 2**13
-"""Cells that a wide intermediate may have without gradients: at 510 channels, 16 MiB."""
+STRIP_CELLS = 2**12
+"""Cells that a wide intermediate may have without gradients: at 510 channels, 8 MiB."""
 
 
 class Strip(NamedTuple):

@@ -21,7 +21,7 @@ from pna.model.aggregation.layers import (
 )
 
 _GDFN_RATIO = 2.66
-_SMALLEST_NORM = 1e-12
+_SMALLEST_SQUARE = 1e-24
 _REFERENCE_CELLS = 64 * 64  # the map for which alpha starts at the usual 1 / sqrt(cells)
 
 
@@ -43,15 +43,15 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D)."""
-        products: Tensor | float = 0.0
-        squares: Tensor | float = 0.0
+        products = squares = x.new_zeros(())
         values = []
         for strip in cut_strips(x):
-            query, key, value = self._query_key_value(strip)
+            qkv = self._query_key_value(strip)
+            query, key = qkv[:2] * (x.shape[1] * x.shape[2]) ** -0.5  # means fit into float16
             products = products + query.transpose(-1, -2) @ key
-            squares = squares + torch.stack([query, key]).square().sum(-2)
-            values.append(value)
-        query_norm, key_norm = squares.sqrt().clamp(min=_SMALLEST_NORM)  # each (B, heads, d)
+            squares = squares + torch.stack([query.square().sum(-2), key.square().sum(-2)])
+            values.append(qkv[2])
+        query_norm, key_norm = squares.clamp(min=_SMALLEST_SQUARE).sqrt()  # each (B, heads, d)
         cosine = products / (query_norm[..., :, None] * key_norm[..., None, :])
         weights = (cosine * self.temperature).softmax(-1).transpose(-1, -2)
         out = torch.cat([(value @ weights).transpose(1, 2) for value in values], 1)
@@ -60,7 +60,8 @@ class ChannelAttention(nn.Module):
     def _query_key_value(self, strip: Strip) -> Tensor:
         """(3, B, heads, cells, d)."""
         qkv = convolve(self.qkv_depthwise, self.qkv(strip.x))[:, strip.inner]
-        return qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        B, rows, W, _ = qkv.shape
+        return qkv.reshape(B, rows * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class GatedFeedForward(nn.Module):
