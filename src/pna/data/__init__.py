@@ -14,7 +14,7 @@ from pna.data.dataset import Batch, Sample, SegmentationDataset
 from pna.data.errors import DataError
 from pna.data.folder import Folder
 from pna.data.loader import train_loader
-from pna.data.reading import Pair
+from pna.data.pairs import Pair
 from pna.data.sampler import StepBatchSampler
 from pna.data.transforms import JointTransform, train_transform
 from pna.data.voc2012 import VOC2012
@@ -39,7 +39,7 @@ __all__ = [
     "train_transform",
 ]
 
-DATASETS: Final[dict[str, Callable[..., SegmentationDataset]]] = {
+DATASETS: Final[dict[str, type[SegmentationDataset]]] = {
     "voc2012": VOC2012,
     "camvid": CamVid,
     "damage": ConcreteDamage,
@@ -57,6 +57,7 @@ def create_dataset(
     split_list: str | Path | None = None,
     ratio: float | None = None,
     masks: Literal["index", "color"] | None = None,
+    label_cache: str | Path | None = None,
 ) -> SegmentationDataset:
     """Makes a data set by name.
 
@@ -68,6 +69,7 @@ def create_dataset(
         split_list: Only for `folder`: a file with one stem a line.
         ratio: Only for `folder`: share of the pairs in `val`.
         masks: Only for `folder`: whether masks hold indices or colours.
+        label_cache: A folder to keep converted masks in, for the next time they are read.
 
     Raises:
         DataError: If the name is unknown, an option does not belong to the data set, or the data
@@ -90,4 +92,8 @@ def create_dataset(
         )
     if name == "folder" and labels is None:
         raise DataError("the data set 'folder' needs labels: a LabelSpace that names its classes")
-    return DATASETS[name](root, **options)
+    create: Callable[..., SegmentationDataset] = DATASETS[name]
+    dataset = create(root, **options)
+    if label_cache is not None:
+        dataset.cache_labels(label_cache)
+    return dataset
