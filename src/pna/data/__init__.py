@@ -9,13 +9,17 @@ from typing import Any, Final, Literal
 
 from pna.data.augmented import Augmented
 from pna.data.camvid import CamVid
+from pna.data.cityscapes import Cityscapes
+from pna.data.cocostuff import CocoStuff10k
 from pna.data.damage import ConcreteDamage
 from pna.data.dataset import Batch, Sample, SegmentationDataset
+from pna.data.deepglobe import DeepGlobe
 from pna.data.errors import DataError
 from pna.data.folder import Folder
 from pna.data.loader import train_loader
 from pna.data.pairs import Pair
 from pna.data.sampler import StepBatchSampler
+from pna.data.trans10k import Trans10k
 from pna.data.transforms import JointTransform, train_transform
 from pna.data.voc2012 import VOC2012
 from pna.labels import LabelSpace
@@ -26,14 +30,18 @@ __all__ = [
     "Augmented",
     "Batch",
     "CamVid",
+    "Cityscapes",
+    "CocoStuff10k",
     "ConcreteDamage",
     "DataError",
+    "DeepGlobe",
     "Folder",
     "JointTransform",
     "Pair",
     "Sample",
     "SegmentationDataset",
     "StepBatchSampler",
+    "Trans10k",
     "create_dataset",
     "train_loader",
     "train_transform",
@@ -41,6 +49,10 @@ __all__ = [
 
 DATASETS: Final[dict[str, type[SegmentationDataset]]] = {
     "voc2012": VOC2012,
+    "cityscapes": Cityscapes,
+    "cocostuff10k": CocoStuff10k,
+    "deepglobe": DeepGlobe,
+    "trans10k": Trans10k,
     "camvid": CamVid,
     "damage": ConcreteDamage,
     "folder": Folder,
