@@ -24,11 +24,13 @@ class Sample(NamedTuple):
         picture: (3, H, W) float32 in [0, 1], red-green-blue.
         labels: (H, W) int64, classes 0..K-1, 255 ignored.
         name: Stem of the files.
+        unreadable: Where other samples were to be taken before this one: what is wrong with them.
     """
 
     picture: Tensor
     labels: Tensor
     name: str
+    unreadable: Sequence[str] = ()
 
 
 class Batch(NamedTuple):
@@ -38,11 +40,13 @@ class Batch(NamedTuple):
         picture: (B, 3, H, W) float32 in [0, 1].
         labels: (B, H, W) int64.
         name: B stems.
+        unreadable: Those of all samples, one after the other.
     """
 
     picture: Tensor
     labels: Tensor
     name: list[str]
+    unreadable: Sequence[str] = ()
 
 
 class SegmentationDataset(Dataset[Sample]):

@@ -150,6 +150,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         labels=None if data.labels is None else read_label_space(data.labels),
         masks=data.masks,
         ratio=data.ratio,
+        label_cache=None if data.label_cache is None else Path(data.label_cache).expanduser(),
     )
 
 
