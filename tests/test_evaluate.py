@@ -8,9 +8,9 @@ from PIL import Image
 
 from pna.cli import evaluate as command
 from pna.data import VOC2012, DataError, Sample
-from pna.data.synthetic import write_folder, write_voc
+from pna.data.synthetic import write_folder, write_trans10k, write_voc
 from pna.evaluate import evaluate
-from pna.labels import VOC, LabelSpace, generic
+from pna.labels import TRANS10K, VOC, LabelSpace, generic
 from pna.metrics import SegmentationScores
 from pna.model.presets import create_model
 from tiny_segmenter import TinySegmenter, by_brightness
@@ -239,6 +239,15 @@ class TestRealModel:
         assert (tmp_path / "out" / "scores.md").read_text(encoding="utf-8") == table
         with pytest.raises(ValueError, match="Give --split"):
             run(dataset="voc2012", out=tmp_path / "out", **given)
+
+    def test_command_scores_the_data_sets_of_the_paper(self, tmp_path):
+        create_model("lite", labels=TRANS10K, pretrained=False).save_pretrained(tmp_path / "model")
+        root = write_trans10k(tmp_path / "data", size=(40, 50))
+        where = {"model": tmp_path / "model", "root": root, "out": tmp_path / "out"}
+        assert run(dataset="trans10k", split="test-hard", **where) == 0
+        data = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert (data["dataset"], data["num_pictures"]) == ("Trans10k", 1)
+        assert data["scored_classes"] == ["things", "stuff"]
 
     def test_command_skips_bad_pictures_on_request(self, model, tmp_path, capsys):
         model.save_pretrained(tmp_path / "model")

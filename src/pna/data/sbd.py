@@ -29,7 +29,8 @@ def find_sbd(voc: Path) -> Path | None:
 def trainaug_pairs(voc: Path, sbd: Path) -> list[Pair]:
     """The augmented training set: all that VOC trains on and all of SBD, less VOC's validation set.
 
-    A mask is SBD's where SBD has one, as in the converted `SegmentationClassAug`, and else VOC's.
+    A mask is VOC's own where VOC has one, and else SBD's, as in the converted
+    `SegmentationClassAug` that is passed around.
 
     Args:
         voc: The folder `VOC2012`.
@@ -41,10 +42,13 @@ def trainaug_pairs(voc: Path, sbd: Path) -> list[Pair]:
     require_scipy("SBD")
     lists = voc / "ImageSets" / "Segmentation"
     validation = set(read_list(lists / "val.txt"))
-    of_sbd = {*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")} - validation
-    of_voc = set(read_list(lists / "train.txt")) - validation - of_sbd
+    of_voc = set(read_list(lists / "train.txt")) - validation
+    of_sbd = {*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")} - validation - of_voc
     pictures = voc / "JPEGImages"
-    pairs = match_pairs(pictures, sbd / "cls", sorted(of_sbd), endings=Endings(".jpg", ".mat"))
-    if of_voc:
-        pairs += match_pairs(pictures, voc / "SegmentationClass", sorted(of_voc))
-    return sorted(pairs, key=lambda pair: pair.name)
+    return sorted(
+        [
+            *match_pairs(pictures, voc / "SegmentationClass", of_voc),
+            *match_pairs(pictures, sbd / "cls", of_sbd, endings=Endings(".jpg", ".mat")),
+        ],
+        key=lambda pair: pair.name,
+    )

@@ -26,8 +26,8 @@ def write_voc(
 
     `num_extra` pictures, as in SBD without void pixels, are in no list but that of the augmented
     set. That set comes converted: every mask in `SegmentationClassAug`, the list in `trainaug`; or
-    as MATLAB files in `root/benchmark_RELEASE`, where SBD knows all pictures but the first, and its
-    own lists mix VOC's training and validation set.
+    as MATLAB files in `root/benchmark_RELEASE`: SBD knows all pictures but the first, and its own
+    lists mix VOC's training and validation set.
     """
     rng = np.random.default_rng(seed)
     home = Path(root) / "VOCdevkit" / "VOC2012"
