@@ -1,44 +1,25 @@
 import argparse
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from greys import GREYS, Greys
 from pna.cli import evaluate as command
-from pna.data import VOC2012, DataError, Sample
+from pna.data import VOC2012, DataError
 from pna.data.synthetic import write_folder, write_trans10k, write_voc
 from pna.evaluate import evaluate
 from pna.labels import TRANS10K, VOC, LabelSpace, generic
 from pna.metrics import SegmentationScores
 from pna.model.presets import create_model
+from pna.predict import stage_labels
+from pna.views import Views
 from tiny_segmenter import TinySegmenter, by_brightness
-
-GREYS = LabelSpace(
-    "greys", ("dark", "grey", "bright"), ((0, 0, 0), (90, 90, 90), (250, 250, 250)), (0, 2)
-)
-
-
-class Greys:
-    """Grey blocks of odd sizes whose labels are what `by_brightness` finds at full size."""
-
-    def __init__(self, labels=GREYS, num_pictures=3):
-        self.labels = labels
-        self.num_pictures = num_pictures
-
-    def __len__(self):
-        return self.num_pictures
-
-    def load(self, index):
-        size = (9 + 4 * index, 14 - index)
-        generator = torch.Generator().manual_seed(index)
-        classes = torch.randint(0, 3, (5, 5), generator=generator)
-        classes = classes.repeat_interleave(5, 0).repeat_interleave(5, 1)[: size[0], : size[1]]
-        picture = (classes.float() / 2).expand(3, -1, -1)
-        labels = classes.clone()
-        labels[0] = 255
-        return Sample(picture, labels, f"grey{index}")
 
 
 def test_scores_every_stage_of_every_picture():
@@ -98,33 +79,26 @@ def test_restores_the_mode_after_an_error():
     assert model.training
 
 
-class Bad(Greys):
-    """The second picture can't be read."""
-
-    def load(self, index):
-        if index == 1:
-            raise DataError("mask grey1.png: nothing in it")
-        return super().load(index)
-
-
 def test_a_bad_picture_ends_it_by_default():
     with pytest.raises(DataError, match=r"grey1\.png"):
-        evaluate(by_brightness(GREYS), Bad(), progress=False)
+        evaluate(by_brightness(GREYS), Greys(bad=(1,)), progress=False)
 
 
 def test_bad_pictures_are_left_out_and_listed():
-    report = evaluate(by_brightness(GREYS), Bad(), skip_bad=True, progress=False)
+    report = evaluate(by_brightness(GREYS), Greys(bad=(1,)), skip_bad=True, progress=False)
     assert (report.num_pictures, report.num_available) == (2, 3)
     assert report.unreadable == ("mask grey1.png: nothing in it",)
     pixels = report.final.num_pixels + report.final.num_ignored
     assert pixels == 9 * 14 + 17 * 12
     table = report.table()
-    assert "**Bad**: 3 pictures, 1 of them left out, " in table
+    assert "**Greys**: 3 pictures, 1 of them left out, " in table
     assert table.endswith(
         "Left out, because they can't be read:\n\n- mask grey1.png: nothing in it"
     )
     assert report.to_dict()["unreadable"] == ["mask grey1.png: nothing in it"]
-    limited = evaluate(by_brightness(GREYS), Bad(), skip_bad=True, limit=2, progress=False)
+    limited = evaluate(
+        by_brightness(GREYS), Greys(bad=(1,)), skip_bad=True, limit=2, progress=False
+    )
     assert "the first 2 of 3 pictures, 1 of them left out" in limited.table()
 
 
@@ -160,6 +134,47 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def test_views_are_applied_and_reported():
+    whole = evaluate(by_brightness(GREYS), Greys(), progress=False)
+    views = Views(tile=(6, 6), flip=True)
+    report = evaluate(by_brightness(GREYS), Greys(), views=views, progress=False)
+    assert list(report.stages) == ["P0", "P1", "P2"]
+    assert report.stages["P0"] != whole.stages["P0"]
+    assert report.final.miou == 1.0  # a pixel alone decides there
+    assert report.final.num_pixels == whole.final.num_pixels
+    assert "Looked at: tiles of 6x6 that share 25 %, mirrored too." in report.table()
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["views"] == {"tile": [6, 6], "overlap": 0.25, "scales": [1.0], "flip": True}
+    assert data["num_ignored"] == 39
+
+
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_processes_find_what_one_finds(world_size, tmp_path):
+    """Also where the number of processes doesn't divide that of the pictures, or exceeds it."""
+    script = Path(__file__).with_name("evaluate_in_processes.py")
+    processes = [
+        subprocess.Popen([sys.executable, script, str(rank), str(world_size), str(tmp_path)])
+        for rank in range(world_size)
+    ]
+    assert [process.wait() for process in processes] == [0] * world_size
+    for rank in range(world_size):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for num_pictures in (2, 7):
+            dataset = Greys(num_pictures=num_pictures, bad=(1,))
+            one = evaluate(by_brightness(GREYS), dataset, skip_bad=True, progress=False)
+            assert found[f"report of {num_pictures}"] == json.loads(json.dumps(one.to_dict()))
+        assert found["error"] == "mask grey1.png: nothing in it"
+        assert found["confusion"] == confusion_of_one().tolist()
+
+
+def confusion_of_one():
+    scores, model, dataset = SegmentationScores(3), by_brightness(GREYS).eval(), Greys()
+    for index in range(3):
+        sample = dataset.load(index)
+        scores.update(stage_labels(model, sample.picture[None]).stages[0][0], sample.labels)
+    return scores.confusion
+
+
 class TestReport:
     @pytest.fixture
     def report(self):
@@ -171,8 +186,10 @@ class TestReport:
 
     def test_table(self, report):
         lines = report.table().splitlines()
-        assert lines[0].startswith("**tiny on Greys**: 3 pictures, 7.8")
-        assert "Classes in the mean: 3 of 4: dark, bright, glare." in lines[2]
+        assert lines[0].startswith("**tiny on Greys**: 3 pictures, 39 pixels ignored (7.82 %).")
+        assert lines[2] == "Looked at: whole pictures."
+        assert "Classes in the mean: 3 of 4: dark, bright, glare." in lines[4]
+        lines = lines[2:]
         assert cells(lines[4]) == ["stage", "mIoU", "boundary mIoU (3 px)", "pixel accuracy"]
         assert cells(lines[8]) == ["P2", "100.00", "100.00", "100.00"]
         assert cells(lines[10]) == ["class IoU", "P0", "P1", "P2"]

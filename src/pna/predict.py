@@ -3,7 +3,8 @@
 `stage_labels` does the last two steps for every stage and is what `pna.evaluate` scores, so what is
 shown and what is measured can't drift apart. It is written for large pictures: logits at the size
 of a picture are by far the largest tensors around (21 classes at 2448x2448 are 503 MB), so they
-exist for one stage at a time and only until their arg max is taken.
+exist for one stage at a time and only until their arg max is taken. Tiles, scales and mirrored
+views (`pna.views`) are blended at that size, and cost it for every stage that is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from pna.data.pictures import PictureLike, UInt8Array, read_picture
 from pna.labels import LabelSpace
 from pna.model.segmenter import Segmenter, StageSimilarity
+from pna.views import WHOLE, Views, blend
 
 Device = str | torch.device
 
@@ -34,15 +36,18 @@ class StageLabels:
         final: (B, H, W) uint8, the arg max of the model's own output.
         stages: P0 (the coarse output) to Pn, each (B, H, W) uint8; the last one is `final`. Empty
             if only the final map was asked for.
-        last: (B, K, h, w) float, the logits behind `final`, at their own stride.
+        logits: Gives the logits (B, K, H, W) behind `final`; of several views, the logarithm of
+            their mean probability.
     """
 
     final: Tensor
     stages: list[Tensor]
-    last: Tensor
+    logits: Callable[[], Tensor]
 
 
-def stage_labels(model: Segmenter, pictures: Tensor, *, stages: bool = True) -> StageLabels:
+def stage_labels(
+    model: Segmenter, pictures: Tensor, *, stages: bool = True, views: Views = WHOLE
+) -> StageLabels:
     """Label a batch of pictures, stage by stage.
 
     The caller chooses evaluation mode and `torch.inference_mode`. A model that has no refinement
@@ -52,7 +57,13 @@ def stage_labels(model: Segmenter, pictures: Tensor, *, stages: bool = True) -> 
         model: Any segmenter.
         pictures: (B, 3, H, W) float in [0, 1], on the model's device.
         stages: Whether the maps of P0 to Pn are wanted besides the final one.
+        views: How to look at each picture.
     """
+    if not views.is_whole:
+        shares = blend(model, pictures, views, stages=stages)
+        maps = [_arg_max(share) for share in shares]
+        last = shares[-1]
+        return StageLabels(maps[-1], maps if stages else [], lambda: last.log())
     size = (pictures.shape[-2], pictures.shape[-1])
     output = model(pictures, stages=True)
     final = _arg_max(output.logits)
@@ -62,7 +73,7 @@ def stage_labels(model: Segmenter, pictures: Tensor, *, stages: bool = True) -> 
     if stages:
         maps = [_arg_max(model.upsample(logits, size)) for logits in small[:-1]]
         maps.append(final)
-    return StageLabels(final, maps, small[-1])
+    return StageLabels(final, maps, lambda: model.upsample(small[-1], size))
 
 
 def _arg_max(logits: Tensor) -> Tensor:
@@ -102,13 +113,21 @@ class Predictor:
         model: A segmenter, or what `pna.load` takes: a bundled model's name or a saved folder. It
             is moved to the device and set to evaluation mode, and stays there.
         device: Where to run; by default CUDA where there is one, else the CPU.
+        views: How to look at each picture: whole, or in tiles where it is too large for memory.
     """
 
-    def __init__(self, model: Segmenter | str | Path, *, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        model: Segmenter | str | Path,
+        *,
+        device: Device | None = None,
+        views: Views = WHOLE,
+    ) -> None:
         if isinstance(model, str | Path):
             from pna.model.checkpoints import load
 
             model = load(model)
+        self.views = views
         self.device = default_device() if device is None else torch.device(device)
         # Channels-last: no reordering inside convolutions, which takes time and memory.
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -137,7 +156,7 @@ class Predictor:
             _check_point(similar, array.shape[1], array.shape[0])
         with torch.inference_mode():
             batch = to_batch(array).to(self.device)
-            found = stage_labels(self.model, batch, stages=stages)
+            found = stage_labels(self.model, batch, stages=stages, views=self.views)
             similarity: Sequence[StageSimilarity] | None = None
             if similar is not None:
                 similarity = self.model.similarity(batch, point=similar)
@@ -147,17 +166,8 @@ class Predictor:
             label_space=self.model.labels,
             stages=[_single(labels) for labels in found.stages],
             similarity=similarity,
-            _compute_scores=lambda: self._scores(found.last, array.shape[0], array.shape[1]),
+            _compute_scores=lambda: _softmax(found.logits),
         )
-
-    def _scores(self, logits: Tensor, height: int, width: int) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            full = self.model.upsample(logits, (height, width))[0]
-            scores = np.empty(tuple(full.shape), dtype=np.float32)
-            for top in range(0, height, _BAND):
-                band = full[:, top : top + _BAND].float().softmax(dim=0)
-                scores[:, top : top + _BAND] = band.cpu().numpy()
-        return scores
 
 
 def default_device() -> torch.device:
@@ -168,6 +178,16 @@ def default_device() -> torch.device:
 def to_batch(picture: UInt8Array) -> Tensor:
     """Turn an (H, W, 3) uint8 picture into the (1, 3, H, W) float32 in [0, 1] that models take."""
     return torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float() / 255
+
+
+def _softmax(logits: Callable[[], Tensor]) -> npt.NDArray[np.float32]:
+    with torch.inference_mode():
+        full = logits()[0]
+        scores = np.empty(tuple(full.shape), dtype=np.float32)
+        for top in range(0, full.shape[-2], _BAND):
+            band = full[:, top : top + _BAND].float().softmax(dim=0)
+            scores[:, top : top + _BAND] = band.cpu().numpy()
+    return scores
 
 
 def _single(labels: Tensor) -> UInt8Array:

@@ -24,8 +24,12 @@ def photos(tmp_path):
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs the command on a tiny model, into `tmp_path / "out"` unless told otherwise."""
-    predictor = pna.predict.Predictor(by_brightness(), device="cpu")
-    monkeypatch.setattr(pna.predict, "Predictor", lambda model, *, device: predictor)
+    model, create = by_brightness(), pna.predict.Predictor
+
+    def create_tiny(name, *, device, views):
+        return create(model, device="cpu", views=views)
+
+    monkeypatch.setattr(pna.predict, "Predictor", create_tiny)
 
     def run_on(*arguments, out=tmp_path / "out"):
         parser = argparse.ArgumentParser()
@@ -46,6 +50,26 @@ def names(folder):
 
 
 class TestRun:
+    def test_views(self, run, photos, tmp_path):
+        """A large picture in tiles, at two scales and mirrored."""
+        views = ("--tile", "8,8", "--overlap", "0.5", "--scales", "1,1.5", "--flip")
+        assert run(photos / "b.png", "--stages", "--scores", *views) == 0
+        with np.load(tmp_path / "out" / "b_scores.npz") as saved:
+            assert saved["scores"].shape == (3, 12, 16)
+            assert set(saved["scores"].argmax(0).ravel().tolist()) == {0, 2}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--tile", "8x8"), "expected a height and a width as H,W"),
+            (("--scales", "half"), "expected factors with commas"),
+        ],
+    )
+    def test_unreadable_views(self, run, photos, words, message, capsys):
+        with pytest.raises(SystemExit):
+            run(photos / "b.png", *words)
+        assert message in capsys.readouterr().err
+
     def test_writes_labels_and_overlay(self, run, photos, tmp_path, capsys):
         assert run(photos / "b.png") == 0
         assert names(tmp_path / "out") == ["b_labels.png", "b_overlay.png"]

@@ -1,12 +1,16 @@
 """`pna evaluate`: scores of a model on a dataset, stage by stage."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pna.cli.views import add_view_arguments, views_of
 
 if TYPE_CHECKING:
     from pna.data import SegmentationDataset
     from pna.labels import LabelSpace
+    from pna.predict import Device
 
 HELP = "score a model on a dataset, stage by stage"
 
@@ -50,27 +54,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder for scores.json, scores.md and scores.png, made if missing",
     )
+    add_view_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Score the model, print the tables and write them."""
     from pna.evaluate import evaluate
     from pna.model.checkpoints import load
-    from pna.predict import default_device
 
+    views = views_of(args)
+    rank, world_size, device = _process(args.device)
     model = load(args.model)
     report = evaluate(
         model,
         _dataset(args, model.labels),
         model_name=str(args.model),
-        device=args.device or default_device(),
+        device=device,
         boundary_width=args.boundary_width,
         limit=args.limit,
         skip_bad=args.skip_bad,
+        views=views,
+        rank=rank,
+        world_size=world_size,
     )
-    print(report.table())
-    report.save(args.out)
+    if rank == 0:
+        print(report.table())
+        report.save(args.out)
     return 0
+
+
+def _process(device: str | None) -> "tuple[int, int, Device]":
+    """Rank, number of processes and device: one process, or what `accelerate launch` began."""
+    from pna.predict import default_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, device or default_device()
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    state = PartialState(cpu=device == "cpu")
+    return state.process_index, state.num_processes, state.device
 
 
 def _dataset(args: argparse.Namespace, labels: "LabelSpace") -> "SegmentationDataset":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pna.cli.views import add_view_arguments, views_of
+
 if TYPE_CHECKING:
     from pna.predict import Prediction, Predictor
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`classes` their names",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is one)")
+    add_view_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     pictures = find_pictures(args.paths)
     check_names(pictures, args.out)
-    predictor = Predictor(args.model, device=args.device)
+    predictor = Predictor(args.model, device=args.device, views=views_of(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for number, path in enumerate(pictures, start=1):

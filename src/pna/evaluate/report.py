@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pna
 from pna.evaluate.figure import draw_scores
 from pna.labels import LabelSpace
 from pna.metrics import Scores
+from pna.views import WHOLE, Views
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Report:
         num_pictures: Pictures scored.
         num_available: Pictures the dataset holds; larger if the evaluation was limited.
         unreadable: What is wrong with the pictures that were left out.
+        views: How each picture was looked at.
     """
 
     dataset: str
@@ -37,6 +39,7 @@ class Report:
     num_pictures: int
     num_available: int
     unreadable: tuple[str, ...] = ()
+    views: Views = WHOLE
 
     @property
     def final(self) -> Scores:
@@ -65,6 +68,9 @@ class Report:
             "num_pictures": self.num_pictures,
             "num_available": self.num_available,
             "unreadable": list(self.unreadable),
+            "views": asdict(self.views),
+            "num_pixels": self.final.num_pixels,
+            "num_ignored": self.final.num_ignored,
             "ignored_share": self.ignored_share,
             "scored_classes": [self.labels.classes[c] for c in self.final.scored],
             "labels": self.labels.to_dict(),
@@ -105,7 +111,10 @@ class Report:
             in_mean = f"{len(scored)} of {self.labels.num_classes}: {names}"
         return [
             f"**{self._title()}**: {first}{num_tried}{of_all} pictures{left_out}, "
-            f"{100 * self.ignored_share:.2f} % of the pixels ignored. Scores in percent.",
+            f"{self.final.num_ignored:,} pixels ignored ({100 * self.ignored_share:.2f} %). "
+            "Scores in percent.",
+            "",
+            f"Looked at: {self.views}.",
             "",
             f"Classes in the mean: {in_mean}. Classes that never occur are left out.",
         ]

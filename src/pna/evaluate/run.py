@@ -1,4 +1,8 @@
-"""The evaluation loop: whole pictures, one at a time, every stage scored in the same pass."""
+"""The evaluation loop: pictures one at a time, every stage scored in the same pass.
+
+Processes share the pictures out without repeating any, and add up counts, not scores: what N of
+them find is what one finds, whatever N.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,13 +10,14 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from pna.data import DataError, Sample, SegmentationDataset
 from pna.evaluate.report import Report
-from pna.metrics import SegmentationScores
+from pna.evaluate.shares import Share, exchange
 from pna.model.segmenter import Segmenter
 from pna.predict import Device, stage_labels
+from pna.views import WHOLE, Views
 
 
 def evaluate(
@@ -25,12 +30,16 @@ def evaluate(
     limit: int | None = None,
     skip_bad: bool = False,
     progress: bool = True,
+    views: Views = WHOLE,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Report:
     """Score a model on the untransformed pictures of a dataset.
 
-    Pictures go through whole, one at a time and at their own size; scores are taken at the labels'
-    own resolution. The coarse output is "P0", the refinement stages are "P1" to "Pn"; a model
-    without stages has "P0" alone. The classes in the means are those of the dataset's label space.
+    Pictures go through one at a time, whole and at their own size unless `views` says otherwise;
+    scores are taken at the labels' own resolution. The coarse output is "P0", the refinement stages
+    are "P1" to "Pn"; a model without stages has "P0" alone. The classes in the means are those of
+    the dataset's label space.
 
     Args:
         model: Any segmenter. It runs in evaluation mode; each of its modules returns to the mode
@@ -42,7 +51,11 @@ def evaluate(
         limit: Score only the first `limit` pictures; None scores all.
         skip_bad: Whether samples that can't be read are left out, and listed in the report, instead
             of ending the evaluation.
-        progress: Whether to draw a progress bar.
+        progress: Whether to draw a progress bar; the first process alone does.
+        views: How to look at each picture: whole, in tiles, at several scales, mirrored too.
+        rank: Which of the processes this is.
+        world_size: Processes that share the pictures; each calls this function, with
+            `torch.distributed` initialised, and each gets the report on all pictures.
 
     Raises:
         ValueError: If model and dataset differ in their number of classes, or `limit` leaves
@@ -53,57 +66,50 @@ def evaluate(
     num_pictures = _count(len(dataset), limit)
     if device is not None:
         model.to(device)
-    where = _device_of(model)
-    counts: dict[str, SegmentationScores] = {}
-    unreadable: list[str] | None = [] if skip_bad else None
-    console = Console(stderr=True)  # standard output is for results
-    indices = track(range(num_pictures), "evaluate", console=console, disable=not progress)
-    with _evaluation_mode(model), torch.inference_mode():
-        for sample in _samples(dataset, indices, unreadable):
-            labels = sample.labels.to(where)
-            for name, prediction in _label(model, sample.picture.to(where)).items():
-                if name not in counts:
-                    counts[name] = SegmentationScores(
-                        dataset.labels.num_classes,
-                        scored=dataset.labels.scored,
-                        boundary_width=boundary_width,
-                    )
-                counts[name].update(prediction, labels)
+    own = range(rank, num_pictures, world_size)
+    bar = Console(stderr=True)  # standard output is for results
+    indices = track(own, "evaluate", console=bar, disable=not progress or rank > 0)
+    share = Share(dataset.labels, boundary_width)
+    with _evaluation_mode(model), torch.inference_mode(), share.failing(world_size):
+        for sample in _samples(dataset, indices, share.unreadable if skip_bad else None):
+            _score(model, sample, views, share)
+    total = exchange(share, world_size)
+    if len(total.unreadable) == num_pictures:
+        first = next(iter(total.unreadable.values()))
+        raise DataError(f"none of {num_pictures} samples can be read. The first: {first}")
     return Report(
         dataset=type(dataset).__name__,
         model=model_name,
         labels=dataset.labels,
-        stages={name: state.compute() for name, state in counts.items()},
-        num_pictures=num_pictures - len(unreadable or ()),
+        stages={name: state.compute() for name, state in total.counts.items()},
+        num_pictures=num_pictures - len(total.unreadable),
         num_available=len(dataset),
-        unreadable=tuple(unreadable or ()),
+        unreadable=tuple(total.unreadable.values()),
+        views=views,
     )
 
 
 def _samples(
-    dataset: SegmentationDataset, indices: Iterable[int], unreadable: list[str] | None
+    dataset: SegmentationDataset, indices: Iterable[int], unreadable: dict[int, str] | None
 ) -> Iterator[Sample]:
-    """Load samples; with a list for what is wrong with them, go on without those that fail."""
-    num_read = 0
+    """Load samples; with a dict for what is wrong with them, go on without those that fail."""
     for index in indices:
         try:
             sample = dataset.load(index)
         except DataError as error:
             if unreadable is None:
                 raise
-            unreadable.append(str(error))
+            unreadable[index] = str(error)
             continue
-        num_read += 1
         yield sample
-    if unreadable and not num_read:
-        raise DataError(
-            f"none of {len(unreadable)} samples can be read. The first: {unreadable[0]}"
-        )
 
 
-def _label(model: Segmenter, picture: Tensor) -> dict[str, Tensor]:
-    maps = stage_labels(model, picture.unsqueeze(0)).stages
-    return {f"P{stage}": labels[0] for stage, labels in enumerate(maps)}
+def _score(model: Segmenter, sample: Sample, views: Views, share: Share) -> None:
+    where = _device_of(model)
+    labels = sample.labels.to(where)
+    maps = stage_labels(model, sample.picture.to(where).unsqueeze(0), views=views).stages
+    for stage, prediction in enumerate(maps):
+        share.update(f"P{stage}", prediction[0], labels)
 
 
 def _check_classes(model: Segmenter, dataset: SegmentationDataset) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from accelerate.utils import broadcast, gather_object  # type: ignore[import-untyped]
 from rich.console import Console
 
 from pna.data import Augmented, Batch, SegmentationDataset
@@ -186,17 +186,22 @@ class Trainer:
         return self.model if self.average is None else self.average.model
 
     def _evaluate(self) -> None:
-        """Evaluate, on the main process; keep the weights if they are the best so far."""
+        """Evaluate, all processes together; keep the weights if they are the best so far."""
+        report = self._score(limit=self.recipe.run.eval_limit)
+        score = report.final.miou
+        is_best = not math.isnan(score) and (self.best is None or score > self.best[1])
+        if is_best:
+            self.best = (self.step, score)
         if self._log is not None:
-            report = self._score(limit=self.recipe.run.eval_limit)
             self._log.write("eval", self.step, _summary(report))
-            score = report.final.miou
-            if not math.isnan(score) and (self.best is None or score > self.best[1]):
-                self.best = (self.step, score)
+            if is_best:
                 self._save_best(score)
         self.accelerator.wait_for_everyone()
 
     def _score(self, limit: int | None) -> Report:
+        """Evaluate; every process takes its share of the pictures and gets the whole report."""
+        if self.accelerator.num_processes > 1:  # the running statistics of the main one count
+            broadcast(list(self.weights.buffers()))
         return evaluate(
             self.weights,
             self.val_set,
@@ -204,6 +209,8 @@ class Trainer:
             limit=limit,
             skip_bad=self.recipe.data.skip_bad,
             progress=False,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
         )
 
     def save(self) -> None:
@@ -261,14 +268,15 @@ class Trainer:
         The samples that couldn't be read, in training or in this evaluation, are listed.
         """
         self._gather_unreadable()
+        step = self.step
+        if self.recipe.run.export == "best" and self.best is not None:
+            best = read_checkpoint(self.folder / "best.pt")
+            self.weights.load_state_dict(best["model"])
+            step = best["step"]
         if self._log is not None:
-            step = self.step
-            if self.recipe.run.export == "best" and self.best is not None:
-                best = read_checkpoint(self.folder / "best.pt")
-                self.weights.load_state_dict(best["model"])
-                step = best["step"]
             self.weights.save_pretrained(self.folder / "model")
-            report = self._score(limit=None)
+        report = self._score(limit=None)
+        if self._log is not None:
             report.save(self.folder / "evaluation")
             self._note(report.unreadable)
             found = {"unreadable": self.unreadable} if self.unreadable else {}
