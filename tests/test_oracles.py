@@ -1,0 +1,106 @@
+"""The scores of a whole evaluation against evaluators that others keep."""
+
+import math
+
+import pytest
+import torch
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
+from PIL import Image
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from pna.data import create_dataset
+from pna.data.cityscapes import TRAIN_IDS
+from pna.data.synthetic import (
+    write_cityscapes,
+    write_cocostuff10k,
+    write_deepglobe,
+    write_trans10k,
+    write_voc,
+)
+from pna.evaluate import evaluate
+from pna.labels import CITYSCAPES
+from pna.predict import stage_labels
+from pna.views import WHOLE, Views
+from tiny_segmenter import TinySegmenter
+
+VIEWS = [WHOLE, Views(tile=(24, 32), flip=True)]
+
+
+def by_colour(labels):
+    """A tiny segmenter that takes the class whose colour is nearest: right here, wrong there."""
+    model = TinySegmenter(labels)
+    colours = torch.tensor(labels.colors) / 255
+    with torch.no_grad():  # -|x - c|^2, less what all classes share
+        model.classify.weight.copy_(2 * colours[:, :, None, None])
+        model.classify.bias.copy_(-colours.square().sum(1))
+    return model.eval()
+
+
+def write_predictions(folder, dataset, model, views):
+    """Write the maps of each stage as label ids, named as the owners want them."""
+    ids = torch.tensor(TRAIN_IDS, dtype=torch.uint8)
+    for index, pair in enumerate(dataset.pairs):
+        maps = stage_labels(model, dataset.load(index).picture[None], views=views).stages
+        for stage, labels in enumerate(maps):
+            place = folder / f"P{stage}"
+            place.mkdir(exist_ok=True)
+            Image.fromarray(ids[labels[0].long()].numpy()).save(place / f"{pair.name}.png")
+
+
+def official_scores(predictions, dataset):
+    settings = evalPixelLevelSemanticLabeling.args
+    settings.evalInstLevelScore = False
+    settings.JSONOutput = False
+    settings.quiet = True
+    found = [str(predictions / f"{pair.name}.png") for pair in dataset.pairs]
+    return evalPixelLevelSemanticLabeling.evaluateImgLists(
+        found, [str(pair.mask) for pair in dataset.pairs], settings
+    )
+
+
+@pytest.mark.parametrize("views", VIEWS, ids=str)
+def test_cityscapes_equals_the_owners_evaluator(views, tmp_path):
+    dataset = create_dataset("cityscapes", write_cityscapes(tmp_path, num_val=3), "val")
+    model = by_colour(CITYSCAPES)
+    write_predictions(tmp_path, dataset, model, views)
+    report = evaluate(model, dataset, views=views, progress=False)
+    for name, scores in report.stages.items():
+        theirs = official_scores(tmp_path / name, dataset)
+        assert scores.miou == pytest.approx(theirs["averageScoreClasses"], abs=1e-12)
+        for label, iou in zip(CITYSCAPES.classes, scores.iou, strict=True):
+            assert iou == pytest.approx(theirs["classScores"][label], abs=1e-12, nan_ok=True)
+    assert report.stages["P0"].miou < report.final.miou < 1
+
+
+@pytest.mark.parametrize("views", VIEWS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "split", "write"),
+    [
+        ("voc2012", "val", lambda root: write_voc(root)),
+        ("cocostuff10k", "test", lambda root: write_cocostuff10k(root)),
+        ("deepglobe", "test", lambda root: write_deepglobe(root, splits=("test",))),
+        ("trans10k", "val", lambda root: write_trans10k(root)),
+    ],
+)
+def test_the_others_equal_torchmetrics(name, split, write, views, tmp_path):
+    dataset = create_dataset(name, write(tmp_path), split)
+    dataset.pairs = dataset.pairs[:3]
+    model = by_colour(dataset.labels)
+    oracle = [
+        MulticlassJaccardIndex(dataset.labels.num_classes, average="none", ignore_index=255)
+        for _ in range(3)
+    ]
+    for index in range(len(dataset)):
+        sample = dataset.load(index)
+        maps = stage_labels(model, sample.picture[None], views=views).stages
+        for index_of_stage, labels in enumerate(maps):
+            oracle[index_of_stage].update(labels[0].long(), sample.labels)
+    report = evaluate(model, dataset, views=views, progress=False)
+    for scores, theirs in zip(report.stages.values(), oracle, strict=True):
+        expected = theirs.compute().tolist()
+        present = [c for c, iou in enumerate(scores.iou) if not math.isnan(iou)]
+        assert [scores.iou[c] for c in present] == pytest.approx(
+            [expected[c] for c in present], abs=1e-6
+        )
+        in_mean = [expected[c] for c in present if c in dataset.labels.scored]
+        assert scores.miou == pytest.approx(sum(in_mean) / len(in_mean), abs=1e-6)
