@@ -9,6 +9,7 @@ import pytest
 from pna import __version__
 from pna.cli import COMMANDS, demo, main
 from pna.model.checkpoints import bundled_models
+from pna.train.recipe_files import bundled_recipes
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,3 +99,31 @@ def test_bundled_pictures_are_pairs():
     stems = [sorted(p.stem for p in (pictures / kind).iterdir()) for kind in ("images", "masks")]
     assert stems[0] == stems[1]
     assert len(stems[0]) == 8
+
+
+class TestRecipes:
+    def test_lists_all(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "240")
+        assert main(["recipes"]) == 0
+        out = capsys.readouterr().out
+        for name in bundled_recipes():
+            assert name in out
+        (row,) = (line for line in out.splitlines() if "voc-psp-swint-pna-nam" in line)
+        assert 'Table 3, "PSP + PNA (ours, NAM)", Swin-T' in row
+        assert "voc2012" in row
+        assert "psp-pna on swin_tiny_patch4_window7_224" in row
+        assert "mIoU 80.3 in the paper" in row
+        assert "pna train RECIPE -o runs/RECIPE" in out
+
+    def test_words_choose(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "240")
+        assert main(["recipes", "table 4", "resnet101s", "PNA"]) == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if "Table 4" in line]
+        assert [row.split()[0] for row in rows] == [
+            "cityscapes-deeplabv3-r101-pna",
+            "cityscapes-fpn-r101-pna",
+        ]
+
+    def test_nothing_found(self, capsys):
+        assert main(["recipes", "table 9"]) == 2
+        assert "no recipe holds all of ['table 9']" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import torch
 
 import pna
 from pna.labels import VOC
+from pna.model.config import ModelConfig
 from pna.model.counts import count
 from pna.model.presets import PRESETS, build
 from pna.model.segmenter import Segmenter
@@ -177,6 +178,22 @@ def test_overrides_reach_the_model():
     assert model.config.pna.widths == (32, 32, 32, 64)
 
 
+def _embedding_biases(model):
+    names = [name for name, _ in model.named_parameters()]
+    return [name for name in names if "embed_" in name and name.endswith("bias")]
+
+
+def test_deeplab_takes_rates_and_a_multi_grid():
+    options = {"rates": (6, 12, 18), "multi_grid": (1, 2, 4), "embedding_bias": False}
+    model = _on_meta("deeplabv3-pna", encoder="resnet50s", coarse_channels=64, **options)
+    dilations = [m.dilation[0] for m in model.coarse.branches.modules() if hasattr(m, "dilation")]
+    assert dilations == [1, 6, 12, 18]
+    assert (model.config.rates, model.config.multi_grid) == ((6, 12, 18), (1, 2, 4))
+    assert not _embedding_biases(model)
+    assert len(_embedding_biases(_on_meta("lite"))) == 8
+    assert ModelConfig.from_dict(model.config.to_dict()) == model.config
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -184,6 +201,7 @@ def test_overrides_reach_the_model():
         ({"preset": "lite", "num_classes": None}, "got neither"),
         ({"preset": "lite", "labels": VOC, "num_classes": 5}, "'voc2012' has 21"),
         ({"preset": "fcn", "residual": "add"}, "no refinement, got residual"),
+        ({"preset": "psp", "rates": (6, 12)}, "rates are for deeplabv3, got 'psp'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -6,7 +6,7 @@ import yaml
 
 from pna.model.presets import PRESETS, create_model
 from pna.train.recipe import ModelOverrides, Recipe
-from pna.train.recipe_files import bundled_recipes, dump_recipe, load_recipe
+from pna.train.recipe_files import bundled_recipes, dump_recipe, load_recipe, recipe_head
 
 SMALL = """
 model: {preset: lite}
@@ -189,3 +189,11 @@ def yaml_of(value: object) -> str:
 def test_the_docs_list_every_setting() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     assert field_table() in docs, f"docs/training.md should hold this table:\n{field_table()}"
+
+
+def test_the_head_of_a_recipe() -> None:
+    head = recipe_head("voc-lite")
+    assert set(head) >= {"paper", "command", "hours", "score"}
+    assert head["command"].startswith("pna train voc-lite -o runs/voc-lite")
+    with pytest.raises(FileNotFoundError, match="voc-light: expected one of .*voc-lite"):
+        recipe_head("voc-light")

@@ -30,6 +30,7 @@ class ModelConfig:
         encoder: Name of a timm model.
         coarse: Which coarse head.
         coarse_channels: Width of the coarse head; its own default if None.
+        rates: Dilations of DeepLabV3's branches; its own default if None.
         output_stride: 32, or 16 or 8 by dilation.
         multi_grid: Factors on the dilation in the encoder's last stage.
         drop_path: Probability of skipping a residual block while training.
@@ -40,6 +41,7 @@ class ModelConfig:
     encoder: str
     coarse: CoarseName = "fcn"
     coarse_channels: int | None = None
+    rates: tuple[int, ...] | None = None
     output_stride: int = 32
     multi_grid: tuple[int, ...] | None = None
     drop_path: float = 0.0

@@ -54,7 +54,9 @@ def create_model(
     labels: LabelSpace | None = None,
     pretrained: bool = True,
     output_stride: int | None = None,
+    multi_grid: tuple[int, ...] | None = None,
     coarse_channels: int | None = None,
+    rates: tuple[int, ...] | None = None,
     aux: bool | None = None,
     drop_path: float | None = None,
     widths: tuple[int, ...] | None = None,
@@ -63,6 +65,7 @@ def create_model(
     upsample: ResizeMode | None = None,
     variant: Variant | None = None,
     residual: Residual | None = None,
+    embedding_bias: bool | None = None,
 ) -> Segmenter:
     """Build one of the paper's models, or ours, on any encoder.
 
@@ -76,7 +79,9 @@ def create_model(
         pretrained: Load the encoder's ImageNet weights.
         output_stride: 32, 16 or 8. A preset's own 16 or 8 becomes 32 on an encoder that cannot be
             dilated (Swin); one given here is an error there.
+        multi_grid: Factors on the dilation in the last stage of a dilated ResNet.
         coarse_channels: Width of the coarse head.
+        rates: Dilations of DeepLabV3's branches, in cells.
         aux: Whether to add the auxiliary head.
         drop_path: Stochastic depth of the encoder.
         widths: Channels of the stages, fine to coarse.
@@ -85,6 +90,7 @@ def create_model(
         upsample: How predictions are resized between stages.
         variant: "released" or "paper".
         residual: How logits are carried: "none", "add" or "aggregate".
+        embedding_bias: Whether the stages' 1x1 embeddings have a bias.
 
     Raises:
         ValueError: Unknown preset or encoder, no number of classes, or options that do not fit.
@@ -98,7 +104,9 @@ def create_model(
         {
             "encoder": encoder,
             "output_stride": output_stride,
+            "multi_grid": multi_grid,
             "coarse_channels": coarse_channels,
+            "rates": rates,
             "aux": aux,
             "drop_path": drop_path,
         },
@@ -109,6 +117,7 @@ def create_model(
             "upsample": upsample,
             "variant": variant,
             "residual": residual,
+            "embedding_bias": embedding_bias,
         },
     )
     labels = _choose_labels(num_classes, labels)
@@ -149,7 +158,13 @@ def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
 
 def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> nn.Module:
     head: Any = _COARSE[config.coarse]
-    options = {} if config.coarse_channels is None else {"channels": config.coarse_channels}
+    options: dict[str, Any] = {}
+    if config.coarse_channels is not None:
+        options["channels"] = config.coarse_channels
+    if config.rates is not None:
+        if config.coarse != "deeplabv3":
+            raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
+        options["rates"] = config.rates
     built: nn.Module = head(channels, num_classes, **options)
     return built
 

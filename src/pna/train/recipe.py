@@ -32,8 +32,12 @@ class ModelOverrides(Section):
 
     output_stride: Literal[8, 16, 32] | None = None
     """Stride of the encoder's last level; below 32 its last stages are dilated."""
+    multi_grid: tuple[Positive, ...] | None = None
+    """Factors on the dilation in the last stage of a dilated ResNet."""
     coarse_channels: Positive | None = None
     """Width of the coarse head."""
+    rates: tuple[Positive, ...] | None = None
+    """Dilations of DeepLabV3's branches, in cells."""
     aux: bool | None = None
     """Whether an auxiliary FCN head is trained on the stride-16 level."""
     widths: tuple[Positive, ...] | None = None
@@ -46,6 +50,8 @@ class ModelOverrides(Section):
     """Which description of a stage to build: the released code's or the paper's equations."""
     residual: Literal["none", "add", "aggregate"] | None = None
     """How a stage carries on the logits of the stage before."""
+    embedding_bias: bool | None = None
+    """Whether the 1x1 embeddings of the stages have a bias."""
     upsample: Literal["nearest", "bilinear"] | None = None
     """How the logits of the stage before are brought to a stage's size."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None

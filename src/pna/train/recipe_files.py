@@ -1,8 +1,10 @@
 """Recipes as YAML files: found by name or path, changed by `--set`, checked, saved resolved."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,23 @@ def bundled_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("pna.train") / "recipes"
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+
+
+def recipe_head(name: str) -> dict[str, str]:
+    """What the comment at the head of a bundled recipe says.
+
+    Returns:
+        Text by key: "paper" (table and row, or "none"), "command", "hours" and "score".
+
+    Raises:
+        FileNotFoundError: There is no such bundled recipe.
+    """
+    if name not in bundled_recipes():
+        raise FileNotFoundError(
+            f"{name}: expected one of {', '.join(bundled_recipes())}; there is no such recipe"
+        )
+    text = _bundled(name).read_text(encoding="utf-8")
+    return dict(re.findall(r"^# (\w+):\s+(.+)$", text, re.MULTILINE))
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -68,11 +87,15 @@ def _read(source: str | Path) -> tuple[str, str]:
         return str(path), path.read_text(encoding="utf-8")
     names = bundled_recipes()
     if str(source) in names:
-        bundled = resources.files("pna.train") / "recipes" / f"{source}.yaml"
+        bundled = _bundled(str(source))
         return bundled.name, bundled.read_text(encoding="utf-8")
     raise FileNotFoundError(
         f"{source}: expected a recipe file or one of {', '.join(names)}; there is neither"
     )
+
+
+def _bundled(name: str) -> Traversable:
+    return resources.files("pna.train") / "recipes" / f"{name}.yaml"
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
