@@ -14,7 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from pna.data import DataError
+from pna.data import DataError, create_dataset
+from pna.data.synthetic import write_voc
+from pna.evaluate import evaluate
 from pna.train.checkpoint import read_checkpoint, save_atomically
 from pna.train.log import read_log
 from pna.train.loop import Trainer
@@ -424,3 +426,17 @@ def test_two_processes_equal_one(tiny: ModuleType, voc_root: Path, tmp_path: Pat
         torch.testing.assert_close(value, b["model"][name], rtol=1e-5, atol=1e-6)
     for row, other in zip(timeless(one), timeless(two), strict=True):
         assert row.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_score_the_model_that_is_exported(tiny: ModuleType, tmp_path: Path) -> None:
+    """With running statistics that differ between them, and a picture left over."""
+    root = write_voc(tmp_path / "voc", num_train=6, num_val=3, size=(72, 96))
+    done = launch_two(tiny.tiny_recipe(root, run__batch_size=4, run__export="best"), tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    exported = tiny.TinySegmenter()
+    exported.load_state_dict(torch.load(tmp_path / "run" / "model" / "weights.pt"))
+    one = evaluate(exported, create_dataset("voc2012", root, "val"), progress=False)
+    found = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())
+    assert found["num_pictures"] == 3
+    assert found["stages"] == json.loads(json.dumps(one.to_dict()["stages"]))
