@@ -401,13 +401,15 @@ def test_two_processes_list_all_bad_pictures(
     }
 
 
-def launch_two(recipe: Any, folder: Path) -> "subprocess.CompletedProcess[bytes]":
+def launch_two(
+    recipe: Any, folder: Path, kind: str = "whole"
+) -> "subprocess.CompletedProcess[bytes]":
     """Run a recipe in two processes, into `folder / "run"`."""
     settings = folder / "recipe.json"
     settings.write_text(recipe.model_dump_json())
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
-        [sys.executable, *launch, TINY, settings, folder / "run", "whole"],
+        [sys.executable, *launch, TINY, settings, folder / "run", kind],
         check=False,
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -432,7 +434,8 @@ def test_two_processes_equal_one(tiny: ModuleType, voc_root: Path, tmp_path: Pat
 def test_two_processes_score_the_model_that_is_exported(tiny: ModuleType, tmp_path: Path) -> None:
     """With running statistics that differ between them, and a picture left over."""
     root = write_voc(tmp_path / "voc", num_train=6, num_val=3, size=(72, 96))
-    done = launch_two(tiny.tiny_recipe(root, run__batch_size=4, run__export="best"), tmp_path)
+    recipe = tiny.tiny_recipe(root, run__batch_size=4, run__export="best")
+    done = launch_two(recipe, tmp_path, "drifted")
     assert done.returncode == 0, done.stderr.decode()
     exported = tiny.TinySegmenter()
     exported.load_state_dict(torch.load(tmp_path / "run" / "model" / "weights.pt"))

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pna.data import create_dataset
+from pna.evaluate import Report
 from pna.labels import VOC, LabelSpace
 from pna.train.batches import augment
 from pna.train.loop import Trainer
@@ -136,7 +137,23 @@ class KilledWhileSaving(Trainer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-KINDS = {"whole": Trainer, "killed": KilledTrainer, "killed-while-saving": KilledWhileSaving}
+class DriftedTrainer(Trainer):
+    """Loses the running statistics of its second process before every evaluation."""
+
+    def _score(self, limit: int | None) -> Report:
+        if self.accelerator.process_index == 1:
+            for buffer in self.weights.buffers():
+                if buffer.is_floating_point():
+                    buffer.fill_(torch.nan)
+        return super()._score(limit)
+
+
+KINDS = {
+    "drifted": DriftedTrainer,
+    "whole": Trainer,
+    "killed": KilledTrainer,
+    "killed-while-saving": KilledWhileSaving,
+}
 
 
 if __name__ == "__main__":
