@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from pna.data import create_dataset
@@ -104,3 +106,31 @@ def test_the_others_equal_torchmetrics(name, split, write, views, tmp_path):
         )
         in_mean = [expected[c] for c in present if c in dataset.labels.scored]
         assert scores.miou == pytest.approx(sum(in_mean) / len(in_mean), abs=1e-6)
+
+
+def region(mask, width):
+    """A mask less its erosion; outside the picture there is nothing."""
+    return mask & ~binary_erosion(mask, np.ones((2 * width + 1, 2 * width + 1)))
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_boundary_iou_equals_scipys_erosion(width, tmp_path):
+    """Over a set with ignored pixels, every class of every stage."""
+    dataset = create_dataset("voc2012", write_voc(tmp_path, num_val=3), "val")
+    model = by_colour(dataset.labels)
+    num_classes = dataset.labels.num_classes
+    shared, either = np.zeros((2, 3, num_classes), dtype=int)
+    for sample in map(dataset.load, range(len(dataset))):
+        truth, valid = sample.labels.numpy(), sample.labels.numpy() != 255
+        assert not valid.all()
+        for stage, labels in enumerate(stage_labels(model, sample.picture[None]).stages):
+            for c in range(num_classes):
+                a = region((truth == c) & valid, width)
+                b = region((labels[0].numpy() == c) & valid, width)
+                shared[stage, c] += (a & b).sum()
+                either[stage, c] += (a | b).sum()
+    report = evaluate(model, dataset, boundary_width=width, progress=False)
+    for stage, scores in enumerate(report.stages.values()):
+        for c, iou in enumerate(scores.boundary_iou):
+            expected = shared[stage, c] / either[stage, c] if either[stage, c] else math.nan
+            assert iou == pytest.approx(expected, abs=1e-12, nan_ok=True)
