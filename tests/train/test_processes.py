@@ -39,6 +39,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "entropy_accumulated": {"run__accumulation": 2},
     "hard": hard(1),
     "hard_accumulated": hard(2),
+    "head_without_loss": {"loss__aux": 0.0, "run__accumulation": 2},
 }
 
 
@@ -97,6 +98,39 @@ def test_two_processes_equal_one(
     for name, recipe in recipes.items():
         tiny.tiny_trainer(recipe, tmp_path / name, console=quiet()).run()
         assert_equal_runs(tmp_path / name, tmp_path / "runs" / name)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_two_processes_equal_one_on_camvid(
+    tiny: ModuleType, shared_data: Path, tmp_path: Path
+) -> None:
+    """A real network on real pictures, 20 steps: the logs agree, and so do the weights."""
+    recipe = tiny.tiny_recipe(
+        shared_data / "camvid",
+        model__preset="lite",
+        model__overrides={"drop_path": 0.0},
+        data__name="camvid",
+        data__crop=[96, 128],
+        loss__stage_kind="hard_pixels",
+        loss__stage=1.0,
+        schedule__steps=20,
+        run__batch_size=4,
+        run__ema=None,
+        run__eval_every=None,
+        run__log_every=1,
+    )
+    one = tmp_path / "camvid"
+    tiny.tiny_trainer(recipe, one, kind=tiny.Unfinished, console=quiet()).run()
+    [done] = tiny.launch_two({"camvid": recipe}, tmp_path, "unfinished")
+    assert done.returncode == 0, done.stderr
+    logs = [read_log(run / "log.jsonl") for run in (one, tmp_path / "runs" / "camvid")]
+    assert [row["step"] for row in logs[0]] == list(range(1, 21))
+    assert logs[0][0]["loss"] > 1.1 * logs[0][-1]["loss"]  # it learns
+    for row, other in zip(*logs, strict=True):
+        for name in ("loss", "P0", "P1", "P2", "P3", "P4", "lr/encoder", "lr/heads"):
+            assert other[name] == pytest.approx(row[name], rel=1e-6), (row["step"], name)
+    assert_equal_runs(one, tmp_path / "runs" / "camvid")
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from pna.data import create_dataset
 from pna.labels import VOC, LabelSpace
+from pna.train.assemble import create_network, create_split
 from pna.train.batches import augment
 from pna.train.faults import TrainingError
 from pna.train.loop import Trainer
@@ -105,20 +105,37 @@ def tiny_recipe(root: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+def frozen(model: nn.Module) -> nn.Module:
+    """The network in float64, its batch norm and dropout in evaluation mode for good."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+    model.register_forward_pre_hook(lambda _, pictures: pictures[0].double())
+    return model.double()
+
+
 def tiny_trainer(
     recipe: Recipe, run: Path, *, kind: type[Trainer] = Trainer, console: Console | None = None
 ) -> Trainer:
-    """A trainer on a new run, or on the checkpoint that is there; preset "frozen" is a network."""
+    """A trainer on a new run, or on the checkpoint that is there.
+
+    The presets are "tiny", "frozen", and real ones, which are frozen too.
+    """
     torch.set_num_threads(1)
     run.mkdir(exist_ok=True)
     torch.manual_seed(recipe.run.seed)
-    train_set = create_dataset("voc2012", recipe.data.root, "train")
+    train_set = create_split(recipe.data, "train")
+    if recipe.model.preset in ("tiny", "frozen"):
+        model = TinySegmenter(train_set.labels, is_frozen=recipe.model.preset == "frozen")
+    else:
+        model = frozen(create_network(recipe.model, train_set.labels, pretrained=True))
     trainer = kind(
         recipe,
         run,
-        model=TinySegmenter(train_set.labels, is_frozen=recipe.model.preset == "frozen"),
+        model=model,
         train_set=augment(train_set, recipe.data, seed=recipe.run.seed),
-        val_set=create_dataset("voc2012", recipe.data.root, "val"),
+        val_set=create_split(recipe.data, "val"),
         accelerator=create_accelerator(recipe, cpu=True),
         console=console or Console(),
     )
@@ -200,8 +217,16 @@ class WorkerDies(Trainer):
         self.train_set.dataset.read = read_or_die  # type: ignore[method-assign]
 
 
+class Unfinished(Trainer):
+    """Neither exports nor evaluates at the end."""
+
+    def _finish(self) -> None:
+        pass
+
+
 KINDS = {
     "whole": Trainer,
+    "unfinished": Unfinished,
     "killed": KilledTrainer,
     "killed-while-saving": KilledWhileSaving,
     "killed-while-evaluating": KilledWhileEvaluating,
