@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pna.model.aggregation.layers import merge_heads, split_heads
+from pna.model.aggregation.layers import CellLinear, merge_heads, split_heads
 from pna.ops import neighborhood_attention
 from pna.ops.windows import window_size, window_start
 
@@ -45,10 +45,10 @@ class NeighborhoodAggregation(nn.Module):
         self.window = window
         self.norm_feature = nn.LayerNorm(width)
         self.norm_value = nn.LayerNorm(width)
-        self.query_key = nn.Linear(width, 2 * width)
-        self.value = nn.Linear(width, width)
+        self.query_key = CellLinear(width, 2 * width)
+        self.value = CellLinear(width, width)
         self.bias_table = nn.Parameter(torch.empty(self.heads, 2 * window - 1, 2 * window - 1))
-        self.project = nn.Linear(width, width)
+        self.project = CellLinear(width, width)
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
     def forward(self, feature: Tensor, value: Tensor) -> Tensor:
@@ -79,9 +79,9 @@ class PaperNeighborhoodAggregation(nn.Module):
         super().__init__()
         self.window = window
         self.scale = width**-0.5
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.query = CellLinear(width, width, bias=False)
+        self.key = CellLinear(width, width, bias=False)
+        self.value = CellLinear(width, width, bias=False)
         self.bias_table = nn.Parameter(torch.empty(1, 2 * window - 1, 2 * window - 1))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
@@ -116,7 +116,7 @@ class LogitAggregation(nn.Module):
         super().__init__()
         self.window = window
         self.norm = nn.LayerNorm(width)
-        self.query_key = nn.Linear(width, 2 * head_width)
+        self.query_key = CellLinear(width, 2 * head_width)
         self.bias_table = nn.Parameter(torch.zeros(1, 2 * window - 1, 2 * window - 1))
         with torch.no_grad():
             self.bias_table[0, window - 1, window - 1] = 5.0
