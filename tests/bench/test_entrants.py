@@ -45,6 +45,7 @@ def test_flex_attention_computes_the_same(size, window):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_compiled_flex_attention_is_fit():
     case = _case(size=16)
     compiled, _ = flex(case.query, 5, compiled=True)

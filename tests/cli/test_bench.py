@@ -111,12 +111,18 @@ def test_models(tmp_path, peaks, layout):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_compiled_models(tmp_path, peaks):
-    arguments = ["--model", "lite-fcn", "--size", "64", "64", "--compile"]
+    # One with a single loss, one with the operator's backward pass in its graph.
+    names = ["lite-fcn", "lite"]
+    arguments = ["--model", names[0], "--model", names[1], "--size", "64", "64", "--compile"]
     assert main(["bench", "models", *arguments, *TINY]) == 0
     rows = _read(tmp_path / "bench" / "models.json")["rows"]
-    assert [(row["task"], row["mode"]) for row in rows if "ms" in row] == [
-        (task, mode) for task in ("inference", "training") for mode in ("eager", "compiled")
+    assert [(row["task"], row["mode"], row["model"]) for row in rows if "ms" in row] == [
+        (task, mode, name)
+        for task in ("inference", "training")
+        for mode in ("eager", "compiled")
+        for name in names
     ]
 
 

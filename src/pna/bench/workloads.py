@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pna.bench.clock import Call
 from pna.model.checkpoints import create_or_load
@@ -84,7 +84,14 @@ def inference(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
 
 def _training(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
     """Forward, the recipes' loss (cross-entropy of P0, all stages, auxiliary), backward, AdamW."""
-    run = _compile(Objective(model, LossSection()), work)
+    objective = Objective(model, LossSection())
+
+    def total_loss(pictures: Tensor, labels: Tensor) -> Tensor:
+        # The total alone: inductor takes the only part of a loss, detached, for its total.
+        loss: Tensor = objective(pictures, labels)[0]
+        return loss
+
+    run = _compile(total_loss, work)
     optimizer = create_optimizer(model, OptimizerSection())
     kind = torch.device(work.device).type
     scaler = torch.amp.GradScaler(kind, enabled=work.amp and kind == "cuda")
@@ -93,7 +100,7 @@ def _training(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
 
     def step() -> None:
         with _autocast(work):
-            loss, _ = run(pictures, labels)
+            loss = run(pictures, labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -106,9 +113,9 @@ def _layout(work: Workload) -> torch.memory_format:
     return torch.channels_last if work.channels_last else torch.contiguous_format
 
 
-def _compile(module: nn.Module, work: Workload) -> Callable[..., Any]:
+def _compile(forward: Callable[..., Any], work: Workload) -> Callable[..., Any]:
     # One graph or an error: a half-compiled model would be timed as a compiled one.
-    return torch.compile(module, fullgraph=True, dynamic=False) if work.compiled else module
+    return torch.compile(forward, fullgraph=True, dynamic=False) if work.compiled else forward
 
 
 def _autocast(work: Workload) -> torch.autocast:
