@@ -8,18 +8,21 @@ is measured is reading, augmenting and stacking, as in training, with nobody com
 
 import argparse
 import itertools
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from machine import write
-
+from pna.bench.machine import describe
 from pna.data import Batch, StepBatchSampler, train_loader
 from pna.data.synthetic import write_voc
 from pna.train import Recipe, load_recipe
 from pna.train.assemble import create_split
 from pna.train.batches import augment
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def measure(recipe: Recipe, num_workers: int, num_pictures: int) -> float:
@@ -61,6 +64,15 @@ def with_cache(recipe: Recipe, folder: Path | None) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` beside its place, then rename it."""
+    path = RESULTS / f"{name}.json"
+    beside = path.with_suffix(".writing")
+    beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
 def main() -> None:
     """Measure each number of workers with and without cache, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,7 +81,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--pictures", type=int, default=512)
     args = parser.parse_args()
-    rows = []
+    rows, machine = [], describe("cpu")  # before the run, whose own load is not of interest
     with tempfile.TemporaryDirectory() as folder:
         root = args.root
         if root is None:
@@ -91,7 +103,9 @@ def main() -> None:
                 print(row)
     options = f"{args.recipe} --workers {' '.join(map(str, args.workers))}"
     command = f"python benchmarks/loader.py {options} --pictures {args.pictures}"
-    print(write(f"loader-{args.recipe}", command + (" --root DATA" if args.root else ""), rows))
+    command += " --root DATA" if args.root else ""
+    result = {"command": command, "machine": machine, "rows": rows}
+    print(write(f"loader-{args.recipe}", result))
 
 
 if __name__ == "__main__":
