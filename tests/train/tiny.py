@@ -108,7 +108,7 @@ def tiny_recipe(root: Path, **changes: Any) -> Recipe:
 def frozen(model: nn.Module) -> nn.Module:
     """The network in float64, its batch norm and dropout in evaluation mode for good."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             module.eval()
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
     model.register_forward_pre_hook(lambda _, pictures: pictures[0].double())
