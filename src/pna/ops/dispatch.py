@@ -6,12 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pna.ops import blocked, reference
+from pna.ops import blocked, reference, triton
 
-Backend = Literal["auto", "reference", "blocked"]
+Backend = Literal["auto", "reference", "blocked", "triton"]
 
 _Implementation = Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
 _BACKENDS: dict[str, _Implementation] = {
+    "triton": triton.neighborhood_attention,
     "blocked": blocked.neighborhood_attention,
     "reference": reference.neighborhood_attention,
 }
@@ -47,7 +48,7 @@ def neighborhood_attention(
         window: Cells per side, odd; may exceed the map.
         scale: Factor on the products; `d ** -0.5` by default.
         backend: "reference" (plain gather, any dtype, twice differentiable, hungry), "blocked"
-            (portable and fast, bounded memory), or "auto".
+            (portable and fast, bounded memory), "triton" (fused, for CUDA), or "auto".
 
     Returns:
         (B, heads, H, W, dv) in the dtype of `value`; softmax runs in float32 or better.
@@ -78,6 +79,8 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
     """
     if backend not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, auto")
+    if backend == "triton":
+        return triton.why_not(query)
     if backend == "blocked" and query.dtype not in _BLOCKED_DTYPES:
         return f"it computes float16, bfloat16, float32 and float64, not {query.dtype}"
     return None
