@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pna.draw import legend, overlay, save_labels, similarity_figure, strip
+from pna.draw import (
+    Entry,
+    contact_sheet,
+    legend,
+    overlay,
+    save_labels,
+    similarity_figure,
+    strip,
+)
 from pna.draw.text import fit_text, text_width
 from pna.labels import IGNORE_COLOR, VOC
 from pna.model.segmenter import StageSimilarity
@@ -212,3 +220,46 @@ class TestSimilarity:
             similarity_figure(picture, (30, 0), [similar()])
         with pytest.raises(ValueError, match="no stages to draw"):
             similarity_figure(picture, (0, 0), [])
+
+
+class TestContactSheet:
+    def test_each_picture_stands_above_its_overlay(self):
+        sheet = contact_sheet([Entry("one", *scene(60, 80))], VOC, tile=160)
+        drawn = np.asarray(sheet)
+        assert sheet.width == 160 + 2 * 10
+        grey = (drawn == 100).all(axis=-1).sum(axis=1)  # the picture is grey, so is background
+        assert grey.max() == 160
+        assert len(np.flatnonzero(grey > 100)) > 200  # rows of picture and of overlay
+        blended = np.rint(50 + 0.5 * np.array(VOC.colors[15]))
+        assert has_color(sheet, blended)
+        assert has_color(sheet, VOC.colors[15])  # in the legend
+
+    def test_rows_are_filled_and_keep_the_aspect(self):
+        entries = [Entry(str(number), *scene(40, 20 + 20 * number)) for number in range(5)]
+        sheet = contact_sheet(entries, VOC, columns=2, tile=100)
+        assert sheet.width == 2 * 100 + 3 * 10
+        assert sheet.height > 3 * 2 * 40
+        wide = contact_sheet(entries, VOC, columns=8, tile=100)
+        assert wide.width == 5 * 100 + 6 * 10
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 900), (2448, 3)])
+    def test_any_size(self, size):
+        assert contact_sheet([Entry("odd", *scene(*size))], VOC, tile=50).width == 70
+
+    def test_long_titles_are_cut(self):
+        assert contact_sheet([Entry("x" * 500, *scene())], VOC, tile=80).width == 100
+
+    @pytest.mark.parametrize(
+        ("entries", "message"),
+        [
+            ([], "needs pictures, got none"),
+            (
+                [Entry("a", scene()[0], scene(9, 9)[1])],
+                r"a: the labels must have the picture's size",
+            ),
+            ([Entry("a", scene()[1], scene()[1])], "a picture must be"),
+        ],
+    )
+    def test_what_does_not_fit(self, entries, message):
+        with pytest.raises(ValueError, match=message):
+            contact_sheet(entries, VOC)

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from pna.cli import evaluate as command
-from pna.data import VOC2012, Sample
-from pna.data.synthetic import write_folder, write_voc
+from pna.data import VOC2012, DataError, Sample
+from pna.data.synthetic import write_folder, write_trans10k, write_voc
 from pna.evaluate import evaluate
-from pna.labels import VOC, LabelSpace, generic
+from pna.labels import TRANS10K, VOC, LabelSpace, generic
 from pna.metrics import SegmentationScores
 from pna.model.presets import create_model
 from tiny_segmenter import TinySegmenter, by_brightness
@@ -96,6 +96,45 @@ def test_restores_the_mode_after_an_error():
     with pytest.raises(OSError, match="gone"):
         evaluate(model, Broken(), progress=False)
     assert model.training
+
+
+class Bad(Greys):
+    """The second picture can't be read."""
+
+    def load(self, index):
+        if index == 1:
+            raise DataError("mask grey1.png: nothing in it")
+        return super().load(index)
+
+
+def test_a_bad_picture_ends_it_by_default():
+    with pytest.raises(DataError, match=r"grey1\.png"):
+        evaluate(by_brightness(GREYS), Bad(), progress=False)
+
+
+def test_bad_pictures_are_left_out_and_listed():
+    report = evaluate(by_brightness(GREYS), Bad(), skip_bad=True, progress=False)
+    assert (report.num_pictures, report.num_available) == (2, 3)
+    assert report.unreadable == ("mask grey1.png: nothing in it",)
+    pixels = report.final.num_pixels + report.final.num_ignored
+    assert pixels == 9 * 14 + 17 * 12
+    table = report.table()
+    assert "**Bad**: 3 pictures, 1 of them left out, " in table
+    assert table.endswith(
+        "Left out, because they can't be read:\n\n- mask grey1.png: nothing in it"
+    )
+    assert report.to_dict()["unreadable"] == ["mask grey1.png: nothing in it"]
+    limited = evaluate(by_brightness(GREYS), Bad(), skip_bad=True, limit=2, progress=False)
+    assert "the first 2 of 3 pictures, 1 of them left out" in limited.table()
+
+
+def test_nothing_but_bad_pictures_is_an_error():
+    class Broken(Greys):
+        def load(self, index):
+            raise DataError(f"grey{index}.png: nothing in it")
+
+    with pytest.raises(DataError, match=r"none of 3 samples can be read. The first: grey0\.png"):
+        evaluate(by_brightness(GREYS), Broken(), skip_bad=True, progress=False)
 
 
 def test_boundary_width_is_handed_on():
@@ -201,6 +240,25 @@ class TestRealModel:
         with pytest.raises(ValueError, match="Give --split"):
             run(dataset="voc2012", out=tmp_path / "out", **given)
 
+    def test_command_scores_the_data_sets_of_the_paper(self, tmp_path):
+        create_model("lite", labels=TRANS10K, pretrained=False).save_pretrained(tmp_path / "model")
+        root = write_trans10k(tmp_path / "data", size=(40, 50))
+        where = {"model": tmp_path / "model", "root": root, "out": tmp_path / "out"}
+        assert run(dataset="trans10k", split="test-hard", **where) == 0
+        data = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert (data["dataset"], data["num_pictures"]) == ("Trans10k", 1)
+        assert data["scored_classes"] == ["things", "stuff"]
+
+    def test_command_skips_bad_pictures_on_request(self, model, tmp_path, capsys):
+        model.save_pretrained(tmp_path / "model")
+        write_folder(tmp_path / "data", VOC, num_pictures=2, size=(40, 40))
+        (tmp_path / "data" / "masks" / "10001.png").write_bytes(b"nothing")
+        where = {"model": tmp_path / "model", "root": tmp_path / "data", "out": tmp_path / "out"}
+        with pytest.raises(DataError, match=r"10001\.png"):
+            run(dataset="folder", **where)
+        assert run("--skip-bad", dataset="folder", **where) == 0
+        assert "1 of them left out" in capsys.readouterr().out
+
     def test_command_takes_the_classes_of_a_folder_from_the_model(self, model, tmp_path):
         model.save_pretrained(tmp_path / "model")
         write_folder(tmp_path / "data", VOC, num_pictures=1, size=(40, 40))
@@ -220,7 +278,7 @@ class TestRealModel:
         assert json.loads((tmp_path / "out" / "scores.json").read_text())["num_pictures"] == 2
 
 
-def run(**options):
+def run(*flags, **options):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     words = [
@@ -228,4 +286,4 @@ def run(**options):
         for name, value in options.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    return command.run(parser.parse_args([*words, "--device", "cpu"]))
+    return command.run(parser.parse_args([*flags, *words, "--device", "cpu"]))

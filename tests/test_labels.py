@@ -9,25 +9,69 @@ from hypothesis import strategies as st
 
 from pna.labels import (
     CAMVID,
+    CITYSCAPES,
+    COCO_STUFF,
     DAMAGE,
+    DEEPGLOBE,
     IGNORE_COLOR,
     IGNORE_INDEX,
     LABEL_SPACES,
+    TRANS10K,
     VOC,
     LabelSpace,
     generic,
     out_of_range,
+    read_label_space,
     voc_color,
 )
+from pna.labels.coco_stuff import OWNERS_LABELS
 
 RED_BLUE = LabelSpace("two", ("red", "blue"), ((255, 0, 0), (0, 0, 255)))
 
 
-@pytest.mark.parametrize(("space", "num_classes"), [(VOC, 21), (CAMVID, 11), (DAMAGE, 5)])
+@pytest.mark.parametrize(
+    ("space", "num_classes"),
+    [
+        (VOC, 21),
+        (CAMVID, 11),
+        (DAMAGE, 5),
+        (CITYSCAPES, 19),
+        (COCO_STUFF, 171),
+        (DEEPGLOBE, 6),
+        (TRANS10K, 3),
+    ],
+)
 def test_known_label_spaces(space, num_classes):
     assert space.num_classes == num_classes
     assert LABEL_SPACES[space.name] is space
-    assert space.scored == tuple(range(num_classes))
+    assert space.scored == ((1, 2) if space is TRANS10K else tuple(range(num_classes)))
+
+
+def test_coco_stuff_has_the_owners_labels():
+    owners = dict(zip(COCO_STUFF.classes, OWNERS_LABELS, strict=True))
+    known = {"person": 1, "stop sign": 13, "toilet": 70, "toothbrush": 90, "banner": 92}
+    known |= {"floor-wood": 118, "playingfield": 145, "tree": 169, "wood": 182}
+    assert known.items() <= owners.items()
+    assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91} & {*OWNERS_LABELS}
+
+
+def test_a_label_space_is_found_by_name_or_file(tmp_path, monkeypatch):
+    assert read_label_space("camvid") is CAMVID
+    (tmp_path / "own.json").write_text(json.dumps(RED_BLUE.to_dict()))
+    assert read_label_space(str(tmp_path / "own.json")) == RED_BLUE
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_label_space("~/own.json") == RED_BLUE
+
+
+def test_a_label_space_that_is_not_there_or_none_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"own\.json: expected the JSON file .*voc2012, cam"
+    ):
+        read_label_space("own.json")
+    for content in ("{", '{"name": "x"}', '{"name": "x", "classes": [], "colors": []}'):
+        (tmp_path / "own.json").write_text(content)
+        with pytest.raises(ValueError, match=r"own\.json: expected the JSON of a label space: "):
+            read_label_space(str(tmp_path / "own.json"))
 
 
 def test_voc_has_the_colors_of_the_devkit():

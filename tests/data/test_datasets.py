@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -15,11 +16,45 @@ from pna.data import (
     create_dataset,
 )
 from pna.data.folder import is_validation
-from pna.data.synthetic import write_camvid, write_damage, write_folder, write_voc
-from pna.labels import CAMVID, DAMAGE, IGNORE_INDEX, VOC, generic
+from pna.data.synthetic import (
+    write_camvid,
+    write_cityscapes,
+    write_cocostuff10k,
+    write_damage,
+    write_deepglobe,
+    write_folder,
+    write_trans10k,
+    write_voc,
+)
+from pna.labels import (
+    CAMVID,
+    CITYSCAPES,
+    COCO_STUFF,
+    DAMAGE,
+    DEEPGLOBE,
+    IGNORE_INDEX,
+    TRANS10K,
+    VOC,
+    generic,
+)
 
 SIZE = (24, 32)
 THREE = generic(3)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """A folder with every data set under its name."""
+    roots = tmp_path_factory.mktemp("roots")
+    write_voc(roots / "voc2012", size=SIZE)
+    write_cityscapes(roots / "cityscapes", size=SIZE)
+    write_cocostuff10k(roots / "cocostuff10k", size=SIZE)
+    write_deepglobe(roots / "deepglobe", size=SIZE)
+    write_trans10k(roots / "trans10k", size=SIZE)
+    write_camvid(roots / "camvid", size=SIZE)
+    write_damage(roots / "damage", size=SIZE)
+    write_folder(roots / "folder", THREE, size=SIZE)
+    return roots
 
 
 @pytest.fixture
@@ -56,19 +91,27 @@ def names(dataset):
         ("camvid", "val", CAMVID, 2),
         ("damage", "train", DAMAGE, 6),
         ("damage", "test", DAMAGE, 2),
+        ("cityscapes", "train", CITYSCAPES, 4),
+        ("cityscapes", "val", CITYSCAPES, 2),
+        ("cityscapes", "test", CITYSCAPES, 2),
+        ("cocostuff10k", "train", COCO_STUFF, 4),
+        ("cocostuff10k", "test", COCO_STUFF, 2),
+        ("deepglobe", "train", DEEPGLOBE, 454),
+        ("deepglobe", "val", DEEPGLOBE, 207),
+        ("deepglobe", "test", DEEPGLOBE, 142),
+        ("trans10k", "train", TRANS10K, 4),
+        ("trans10k", "val", TRANS10K, 3),
+        ("trans10k", "test-easy", TRANS10K, 2),
+        ("trans10k", "test-hard", TRANS10K, 1),
         ("folder", None, THREE, 6),
     ],
 )
-def test_every_dataset_reads_its_layout(tmp_path, name, split, space, num_pairs):
-    write_voc(tmp_path / "voc2012", size=SIZE)
-    write_camvid(tmp_path / "camvid", size=SIZE)
-    write_damage(tmp_path / "damage", size=SIZE)
-    write_folder(tmp_path / "folder", THREE, size=SIZE)
+def test_every_dataset_reads_its_layout(roots, name, split, space, num_pairs):
     labels = THREE if name == "folder" else None
-    dataset = create_dataset(name, tmp_path / name, split, labels=labels)
+    dataset = create_dataset(name, roots / name, split, labels=labels)
     assert len(dataset) == num_pairs
     assert dataset.labels == space
-    for index, pair in enumerate(dataset.pairs):
+    for index, pair in enumerate(dataset.pairs[:6]):
         sample = dataset[index]
         assert sample.picture.shape == (3, *SIZE)
         assert sample.picture.dtype == torch.float32
@@ -76,7 +119,40 @@ def test_every_dataset_reads_its_layout(tmp_path, name, split, space, num_pairs)
         assert sample.labels.shape == SIZE
         assert sample.labels.dtype == torch.int64
         assert set(sample.labels.unique().tolist()) <= {*range(space.num_classes), IGNORE_INDEX}
-        assert sample.name == pair.name == pair.picture.stem == pair.mask.stem
+        assert sample.name == pair.name
+        assert pair.picture.name.startswith(pair.name)
+        assert pair.mask.name.startswith(pair.name)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
+def test_every_dataset_finds_what_is_missing(roots, tmp_path, name):
+    split = DATASETS[name].splits[0]
+    shutil.copytree(roots / name, tmp_path / name)
+    pairs = create_dataset(name, tmp_path / name, split).pairs
+    pairs[1].mask.unlink()
+    with pytest.raises(DataError, match=f"no mask for '{pairs[1].name}': pictures are in"):
+        create_dataset(name, tmp_path / name, split)
+    with pytest.raises(DataError, match=r"elsewhere"):
+        create_dataset(name, tmp_path / "elsewhere", split)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
+def test_every_dataset_names_a_mask_that_cannot_be_read_or_does_not_fit(roots, tmp_path, name):
+    split = DATASETS[name].splits[0]
+    shutil.copytree(roots / name, tmp_path / name)
+    dataset = create_dataset(name, tmp_path / name, split)
+    whole = dataset.pairs[0].mask.read_bytes()
+    dataset.pairs[0].mask.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"cannot read the mask .*{dataset.pairs[0].mask.name}"):
+        dataset.load(0)
+    Image.new("RGB", (32, 23)).save(dataset.pairs[1].picture)
+    with pytest.raises(DataError, match=f"sizes differ .*{dataset.pairs[1].picture.name} has"):
+        dataset.load(1)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_published_counts_are_of_splits(name):
+    assert {*DATASETS[name].counts} <= {*DATASETS[name].splits}
 
 
 @pytest.mark.parametrize("below", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
@@ -133,10 +209,11 @@ def test_every_fourth_damage_picture_is_for_testing(damage):
     assert sorted(both) == stems
 
 
-@pytest.mark.parametrize("cls", [VOC2012, CamVid, ConcreteDamage])
+@pytest.mark.parametrize("cls", DATASETS.values())
 def test_an_unknown_split_lists_the_known_ones(tmp_path, cls):
+    options = {"labels": THREE} if cls is Folder else {}
     with pytest.raises(DataError, match=f"no split 'dev': expected one of {cls.splits[0]}"):
-        cls(tmp_path, "dev")
+        cls(tmp_path, "dev", **options)
 
 
 def test_sizes_that_differ_name_both_files(folder):
@@ -204,9 +281,8 @@ def test_folder_options_that_make_no_sense(folder, options, message):
 
 
 def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match="no data set 'voc': expected one of voc2012, camvid, dam"):
+    with pytest.raises(DataError, match="no data set 'voc': expected one of voc2012, cityscapes, "):
         create_dataset("voc", tmp_path)
-    assert set(DATASETS) == {"voc2012", "camvid", "damage", "folder"}
 
 
 def test_options_of_the_folder_are_an_error_elsewhere(tmp_path):

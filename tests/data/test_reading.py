@@ -7,88 +7,16 @@ from PIL import Image
 from pna.data import DataError
 from pna.data.reading import (
     checked_labels,
-    match_pairs,
     read_color_mask,
+    read_colors,
     read_index_mask,
-    read_list,
     read_picture,
+    translate,
 )
 from pna.labels import DAMAGE, generic
 
 GRADIENT = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 INDICES = np.arange(48, dtype=np.uint8).reshape(6, 8) % 4
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Two folders with the partners a, b, c."""
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-        for stem in "bca":
-            Image.fromarray(INDICES).save(tmp_path / folder / f"{stem}.png")
-    return tmp_path
-
-
-def test_pairs_are_matched_by_stem_and_sorted(folders):
-    (folders / "images" / "b.png").rename(folders / "images" / "b.TIFF")
-    (folders / "images" / "notes.txt").touch()
-    (folders / "images" / ".b.png").touch()
-    pairs = match_pairs(folders / "images", folders / "masks")
-    assert [pair.name for pair in pairs] == ["a", "b", "c"]
-    assert pairs[1].picture == folders / "images" / "b.TIFF"
-    assert pairs[1].mask == folders / "masks" / "b.png"
-
-
-def test_pairs_of_a_list_keep_its_order(folders):
-    pairs = match_pairs(folders / "images", folders / "masks", ["c", "a"])
-    assert [pair.name for pair in pairs] == ["c", "a"]
-
-
-@pytest.mark.parametrize(("folder", "what"), [("images", "picture"), ("masks", "mask")])
-def test_a_missing_partner_is_named(folders, folder, what):
-    (folders / folder / "b.png").unlink()
-    with pytest.raises(DataError, match=f"no {what} for 'b': pictures are in .*images, masks in"):
-        match_pairs(folders / "images", folders / "masks")
-    assert len(match_pairs(folders / "images", folders / "masks", ["a"])) == 1
-
-
-def test_two_files_of_one_stem_are_an_error(folders):
-    Image.fromarray(INDICES).save(folders / "images" / "a.bmp")
-    with pytest.raises(DataError, match=r"two files of the stem 'a': a\.bmp and a\.png"):
-        match_pairs(folders / "images", folders / "masks")
-
-
-def test_a_missing_folder_is_named(folders):
-    with pytest.raises(DataError, match=r"no folder .*annotations: it should hold masks"):
-        match_pairs(folders / "images", folders / "annotations")
-
-
-def test_empty_folders_are_an_error(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
-    with pytest.raises(DataError, match=r"no pictures in .*images, no masks in"):
-        match_pairs(tmp_path / "images", tmp_path / "masks")
-
-
-def test_a_list_is_read_line_by_line(tmp_path):
-    (tmp_path / "val.txt").write_bytes(b"one\r\n\ntwo words \n")
-    assert read_list(tmp_path / "val.txt") == ["one", "two words"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot read the split list .*val.txt"),
-        (b"\xff\xfe\x00", "cannot read the split list .*val.txt"),
-        (b" \n", "val.txt is empty"),
-        (b"a\nb\na\n", "val.txt names 'a' 2 times"),
-    ],
-)
-def test_a_bad_list_is_an_error(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "val.txt").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read_list(tmp_path / "val.txt")
 
 
 def test_a_picture_is_turned_upright(tmp_path):
@@ -170,3 +98,89 @@ def test_16_bit_masks_hold_classes_too(tmp_path):
     labels = checked_labels(values, tmp_path / "a.png", generic(4))
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, INDICES)
+
+
+def turned(array, orientation):
+    """An image that a viewer shows as `array`, stored as a camera held on its side would."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(np.rot90(array, {6: 1, 8: -1, 3: 2}[orientation])))
+    image.info["exif"] = exif.tobytes()
+    return image
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_mask_is_turned_by_its_own_exif_tag(tmp_path, orientation):
+    image = turned(INDICES, orientation)
+    image.save(tmp_path / "a.png", exif=image.info["exif"])
+    np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png"), INDICES)
+
+
+def test_a_palette_mask_keeps_its_indices_when_turned(tmp_path):
+    image = turned(INDICES, 6)
+    image.putpalette(generic(4).palette())
+    image.save(tmp_path / "a.png", exif=image.info["exif"])
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode == "P"
+    np.testing.assert_array_equal(read_index_mask(tmp_path / "a.png"), INDICES)
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_transparency_of_an_index_mask_is_left_out(tmp_path, mode):
+    mask = Image.fromarray(INDICES)
+    if mode == "PA":
+        mask.putpalette(generic(4).palette())
+    mask = mask.convert(mode)
+    mask.putalpha(100)
+    file = tmp_path / "a.tif"
+    mask.save(file)
+    with Image.open(file) as stored:
+        assert "A" in stored.getbands()
+    np.testing.assert_array_equal(read_index_mask(file), INDICES)
+
+
+def test_transparency_of_a_color_mask_is_left_out(tmp_path):
+    mask = Image.fromarray(DAMAGE.decode(INDICES))
+    mask.putalpha(0)
+    mask.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_color_mask(tmp_path / "a.png", DAMAGE), INDICES)
+    np.testing.assert_array_equal(read_colors(tmp_path / "a.png"), DAMAGE.decode(INDICES))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "F"])
+def test_indices_are_not_guessed_from_other_modes(tmp_path, mode):
+    Image.fromarray(GRADIENT).convert(mode).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif has mode {mode}: expected class indices"):
+        read_index_mask(tmp_path / "a.tif")
+
+
+def test_one_pixel_is_enough(tmp_path):
+    Image.new("L", (1, 1), 3).save(tmp_path / "a.png")
+    assert read_index_mask(tmp_path / "a.png").tolist() == [[3]]
+    assert read_picture(tmp_path / "a.png").tolist() == [[[3, 3, 3]]]
+
+
+def test_a_mask_beyond_the_limit_says_how_to_allow_it(tmp_path, monkeypatch):
+    Image.new("1", (10, 10)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    message = r"mask .*a\.png: .*exceeds limit of 60 pixels.*set the environment variable PNA_MAX_"
+    with pytest.raises(DataError, match=message):
+        read_index_mask(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_values_are_translated(tmp_path, dtype):
+    values = np.array([[0, 7], [33, 7]], dtype=dtype)
+    labels = translate(values, {0: 255, 7: 0, 33: 1}, tmp_path / "a.png", what="label ids")
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == [[255, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [([0, 9], r"\[9\]"), ([300, -1, 2], r"\[-1, 300\]"), ([3], r"\[3\]")]
+)
+def test_values_without_a_label_are_named(tmp_path, values, named):
+    labels = {0: 0, 1: 1, 2: 2, 5: 3, 7: 4, 8: 5}
+    message = rf"mask .*a\.png has label ids {named}: expected 0\.\.2, 5, 7\.\.8; replace"
+    with pytest.raises(DataError, match=message):
+        translate(np.array([values]), labels, tmp_path / "a.png", what="label ids")

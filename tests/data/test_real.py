@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pna.data import create_dataset
+from pna.data import DATASETS, create_dataset
+from pna.data.check import check_split
 from pna.labels import IGNORE_INDEX
 
 pytestmark = pytest.mark.data
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "folder", "split", "num_pairs", "has_ignored"),
     [
-        ("voc2012", "voc2012", "trainaug", 1400, False),
+        ("voc2012", "voc2012", "trainaug", 1400, True),  # VOC's own masks where there are any
         ("voc2012", "voc2012", "train", 437, True),
         ("voc2012", "voc2012", "val", 200, True),
         ("camvid", "camvid", "train", 367, True),
@@ -38,3 +39,18 @@ def test_all_masks_of_the_small_sets(shared_data):
         dataset = create_dataset("damage", shared_data / "hrcds", split)
         present = {int(v) for i in range(len(dataset)) for v in dataset.read(i)[1].unique()}
         assert present == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "split"),
+    [("camvid", "camvid", "val"), ("damage", "hrcds", "test"), ("voc2012", "voc2012", "val")],
+)
+def test_a_check_finds_nothing_wrong(shared_data, name, folder, split):
+    report = check_split(
+        lambda: create_dataset(name, shared_data / folder, split),
+        split,
+        expected=DATASETS[name].counts.get(split) if name != "voc2012" else None,  # a subset
+        limit=20,
+    )
+    assert report.problems == []
+    assert sum(report.shares) == pytest.approx(1)

@@ -1,9 +1,21 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pna.data.camvid import UNLABELLED
-from pna.data.synthetic import draw_scene, write_camvid, write_damage, write_folder, write_voc
+from pna.data.synthetic import (
+    draw_scene,
+    write_camvid,
+    write_cityscapes,
+    write_cocostuff10k,
+    write_damage,
+    write_deepglobe,
+    write_folder,
+    write_trans10k,
+    write_voc,
+)
 from pna.labels import DAMAGE, IGNORE_INDEX, VOC, generic
 
 SIZE = (24, 32)
@@ -20,7 +32,12 @@ def contents(root):
         write_voc,
         write_camvid,
         write_damage,
-        lambda root, **options: write_folder(root, generic(4), **options),
+        write_cityscapes,
+        write_cocostuff10k,
+        write_trans10k,
+        pytest.param(partial(write_deepglobe, splits=["test"]), id="write_deepglobe"),
+        pytest.param(partial(write_voc, augmented="mat"), id="write_voc with SBD"),
+        pytest.param(partial(write_folder, labels=generic(4)), id="write_folder"),
     ],
 )
 def test_the_seed_decides_every_byte(tmp_path, write):

@@ -5,7 +5,7 @@ import torch
 
 import pna
 from pna.model.aggregation.neighborhood import LogitAggregation, NeighborhoodAggregation
-from pna.model.aggregation.self_aggregation import PaperSelfAggregation
+from pna.model.aggregation.self_aggregation import PaperSelfAggregation, SelfAggregation
 from pna.model.aggregation.stage import Stage
 from pna.model.resize import resize
 from pna.ops import neighborhood_attention
@@ -122,11 +122,10 @@ def test_the_papers_stage_is_its_equations():
     qkv = (normed @ sam.qkv.weight.T + sam.qkv.bias).mT.reshape(1, 96, 6, 5)
     q, k, v = sam.qkv_depthwise(qkv).flatten(2).chunk(3, 1)
     hat = (((q @ k.mT) / sam.alpha).softmax(-1) @ v).mT
-    f_s = hat + sam.feed_forward(
-        layers.layer_norm(hat, (32,), sam.norm_aggregated.weight, sam.norm_aggregated.bias)
-    )
-    fuse = f_n + f_s
-    expected = stage.classifier(fusion.feed_forward(fuse) + fuse).mT.reshape(1, 5, 6, 5)
+    norm = layers.layer_norm(hat, (32,), sam.norm_aggregated.weight, sam.norm_aggregated.bias)
+    f_s = hat + sam.feed_forward(norm.reshape(1, 6, 5, 32)).flatten(1, 2)
+    fuse = (f_n + f_s).reshape(1, 6, 5, 32)
+    expected = stage.classifier(fusion.feed_forward(fuse) + fuse).permute(0, 3, 1, 2)
     torch.testing.assert_close(stage(feature, previous), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -260,3 +259,24 @@ def test_the_head_compiles_whole():
     with torch.no_grad():
         for a, b in zip(compiled(features, coarse), head(features, coarse), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cells", [1, 20, 64])
+def test_strips_change_nothing(cells, monkeypatch):
+    sam = SelfAggregation(64).double()
+    x = torch.randn(2, 13, 7, 64, dtype=torch.float64)
+    whole = sam(x)
+    monkeypatch.setattr("pna.model.aggregation.layers.STRIP_CELLS", cells)
+    monkeypatch.setattr("pna.model.aggregation.layers.STRIP_ROWS", 1)
+    with torch.no_grad():
+        torch.testing.assert_close(sam(x), whole)
+
+
+def test_channel_attention_survives_zero_channels():
+    """The length of a channel that is 0 everywhere has no gradient, not an infinite one."""
+    sam = SelfAggregation(32)
+    with torch.no_grad():
+        sam.attention.qkv.weight.zero_()
+    x = torch.randn(1, 4, 4, 32, requires_grad=True)
+    sam(x).sum().backward()
+    assert x.grad.isfinite().all()

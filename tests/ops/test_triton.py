@@ -262,6 +262,19 @@ def test_auto_takes_it():
     assert "triton_attention" in output.grad_fn.name()
 
 
+def test_compiled_code_learns_the_right_strides():
+    """Heads come as views of channels-last maps: what a fake call promises must hold for them."""
+    x = torch.randn(1, 3, 4, 2, 12, device=DEVICE).permute(0, 3, 1, 2, 4)
+    query, key, value = x.chunk(3, -1)
+    inputs = (query, key, value, torch.randn(2, 5, 5, device=DEVICE))
+    output, lse = triton.triton_attention(*inputs, 3, 0.5)
+    for operator, arguments in (
+        (triton.triton_attention, inputs),
+        (triton.triton_attention_backward, (output, *inputs, output, lse)),
+    ):
+        torch.library.opcheck(operator, (*arguments, 3, 0.5), test_utils="test_faketensor")
+
+
 @pytest.mark.filterwarnings("ignore:Input #")  # that it is no float64
 def test_gradcheck_in_float32():
     inputs = [x.requires_grad_() for x in _inputs(1, 1, 5, 6, 4, 3, 3)]

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from pna.data.synthetic import write_folder
-from pna.labels import VOC, generic
+from pna.data.synthetic import write_cityscapes, write_folder
+from pna.labels import CITYSCAPES, VOC, generic
 from pna.train.assemble import (
     check_folder,
     create_network,
@@ -108,6 +108,18 @@ def test_a_folder_data_set_takes_lists_of_stems(tmp_path: Path) -> None:
     )
     assert [pair.name for pair in create_split(data, "train").pairs] == stems[:3]
     assert [pair.name for pair in create_split(data, "val").pairs] == stems[3:]
+
+
+def test_a_data_set_of_the_paper_is_reached_by_name_and_cached(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "cityscapes", size=(16, 32))
+    data = DataSection(
+        name="cityscapes", root=str(tmp_path / "cityscapes"), label_cache=str(tmp_path / "cache")
+    )
+    for use, number in (("train", 4), ("val", 2)):
+        split = create_split(data, use)  # type: ignore[arg-type]
+        assert (len(split), split.labels) == (number, CITYSCAPES)
+        split.load(0)
+    assert len(list((tmp_path / "cache").rglob("*.png"))) == 2
 
 
 def test_a_real_network_trains_resumes_and_says_when_it_is_done(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from pna.data import DataError
 from pna.train.checkpoint import read_checkpoint, save_atomically
 from pna.train.log import read_log
 from pna.train.loop import Trainer
@@ -326,20 +327,97 @@ def test_an_uneven_batch_is_refused(tiny: ModuleType, voc_root: Path) -> None:
         next(step_batches([], recipe, world_size=3))  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def damaged_root(voc_root: Path, tmp_path: Path) -> Path:
+    """A training picture cut off, a validation mask that is none."""
+    root = Path(shutil.copytree(voc_root, tmp_path / "damaged"))
+    home = root / "VOCdevkit" / "VOC2012"
+    picture = home / "JPEGImages" / "2007_000001.jpg"
+    picture.write_bytes(picture.read_bytes()[:200])
+    (home / "SegmentationClass" / "2007_000006.png").write_bytes(b"no picture")
+    return root
+
+
+def test_a_bad_picture_ends_the_run_by_default(
+    tiny: ModuleType, damaged_root: Path, tmp_path: Path
+) -> None:
+    trainer = tiny.tiny_trainer(tiny.tiny_recipe(damaged_root), tmp_path / "run", console=quiet())
+    with pytest.raises(DataError, match=r"2007_000001\.jpg"):
+        trainer.run()
+
+
+def test_bad_pictures_are_skipped_on_request_and_listed(
+    tiny: ModuleType, damaged_root: Path, tmp_path: Path
+) -> None:
+    """Stopped and resumed, with and without workers: the same run, the same list."""
+    recipe = tiny.tiny_recipe(damaged_root, data__skip_bad=True)
+    whole, run, console = tmp_path / "whole", tmp_path / "run", quiet()
+    assert tiny.tiny_trainer(recipe, whole, console=console).run() == "finished"
+    shared = tiny.tiny_recipe(damaged_root, data__skip_bad=True, data__num_workers=2)
+    kind = stopping(Trainer, 5, signal.SIGTERM)
+    assert tiny.tiny_trainer(shared, run, kind=kind, console=quiet()).run() == "stopped"
+    assert tiny.tiny_trainer(shared, run, console=quiet()).run() == "finished"
+    assert_same_run(run, whole)
+    assert len(read_checkpoint(run / "last.pt")["unreadable"]) == 1
+    listed = read_log(run / "log.jsonl")[-1]["unreadable"]
+    assert ["2007_000001.jpg" in listed[0], "2007_000006.png" in listed[1]] == [True, True]
+    assert len(listed) == 2
+    assert console.file.getvalue().count("could not be read") == 2  # type: ignore[attr-defined]
+    scores = json.loads((run / "evaluation" / "scores.json").read_text())
+    assert (scores["num_pictures"], len(scores["unreadable"])) == (1, 1)
+
+
+def test_skipping_can_be_turned_on_to_resume(
+    tiny: ModuleType, damaged_root: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    every = tiny.tiny_recipe(damaged_root, run__checkpoint_every=1)
+    with pytest.raises(DataError):
+        tiny.tiny_trainer(every, run, console=quiet()).run()
+    skipping = tiny.tiny_recipe(damaged_root, run__checkpoint_every=1, data__skip_bad=True)
+    assert read_checkpoint(run / "last.pt")["step"] >= 1
+    assert tiny.tiny_trainer(skipping, run, console=quiet()).run() == "finished"
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one(tiny: ModuleType, voc_root: Path, tmp_path: Path) -> None:
-    recipe = tiny.tiny_recipe(voc_root, model__preset="plain", run__batch_size=4)
-    settings = tmp_path / "recipe.json"
+def test_two_processes_list_all_bad_pictures(
+    tiny: ModuleType, damaged_root: Path, tmp_path: Path
+) -> None:
+    other = damaged_root / "VOCdevkit/VOC2012/JPEGImages/2007_000004.jpg"
+    other.write_bytes(b"no picture")
+    run, done = (
+        tmp_path / "run",
+        launch_two(
+            tiny.tiny_recipe(damaged_root, data__skip_bad=True, run__batch_size=4), tmp_path
+        ),
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    listed = read_log(run / "log.jsonl")[-1]["unreadable"]
+    assert len(listed) == 3
+    assert {name for name in ("000001.jpg", "000004.jpg", "000006.png") if name in str(listed)} == {
+        *("000001.jpg", "000004.jpg", "000006.png")
+    }
+
+
+def launch_two(recipe: Any, folder: Path) -> "subprocess.CompletedProcess[bytes]":
+    """Run a recipe in two processes, into `folder / "run"`."""
+    settings = folder / "recipe.json"
     settings.write_text(recipe.model_dump_json())
-    one, two = tmp_path / "one", tmp_path / "two"
-    tiny.tiny_trainer(recipe, one, console=quiet()).run()
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, TINY, settings, two, "whole"],
+    return subprocess.run(
+        [sys.executable, *launch, TINY, settings, folder / "run", "whole"],
         check=False,
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tiny: ModuleType, voc_root: Path, tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe(voc_root, model__preset="plain", run__batch_size=4)
+    one, two = tmp_path / "one", tmp_path / "run"
+    tiny.tiny_trainer(recipe, one, console=quiet()).run()
+    done = launch_two(recipe, tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     a, b = read_checkpoint(one / "last.pt"), read_checkpoint(two / "last.pt")
     for name, value in a["model"].items():

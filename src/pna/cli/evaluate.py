@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         metavar="NAME",
-        help="voc2012, camvid, damage, or folder (takes the model's classes)",
+        help="voc2012, cityscapes, cocostuff10k, deepglobe, trans10k, camvid, damage, or folder "
+        "(takes the model's classes)",
     )
     parser.add_argument("--root", type=Path, required=True, help="where the dataset lies")
     parser.add_argument("--split", help="which part of it, for example val (folder: all)")
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--masks", choices=("index", "color"), help="for a folder: what its masks hold (index)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N pictures")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out what can't be read and list it, instead of stopping at the first",
+    )
     parser.add_argument(
         "--boundary-width",
         type=int,
@@ -60,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device or default_device(),
         boundary_width=args.boundary_width,
         limit=args.limit,
+        skip_bad=args.skip_bad,
     )
     print(report.table())
     report.save(args.out)

@@ -152,7 +152,7 @@ def describe(found: "Prediction") -> str:
 
 
 def _expand(text: str) -> list[Path]:
-    from pna.data.reading import PICTURE_SUFFIXES
+    from pna.data.pairs import PICTURE_SUFFIXES
 
     path = Path(text)
     if path.is_dir():
@@ -174,6 +174,6 @@ def _expand(text: str) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    from pna.data.reading import PICTURE_SUFFIXES
+    from pna.data.pairs import PICTURE_SUFFIXES
 
     return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file() and path.name[0] != "."

@@ -9,13 +9,17 @@ from typing import Any, Final, Literal
 
 from pna.data.augmented import Augmented
 from pna.data.camvid import CamVid
+from pna.data.cityscapes import Cityscapes
+from pna.data.cocostuff import CocoStuff10k
 from pna.data.damage import ConcreteDamage
 from pna.data.dataset import Batch, Sample, SegmentationDataset
+from pna.data.deepglobe import DeepGlobe
 from pna.data.errors import DataError
 from pna.data.folder import Folder
 from pna.data.loader import train_loader
-from pna.data.reading import Pair
+from pna.data.pairs import Pair
 from pna.data.sampler import StepBatchSampler
+from pna.data.trans10k import Trans10k
 from pna.data.transforms import JointTransform, train_transform
 from pna.data.voc2012 import VOC2012
 from pna.labels import LabelSpace
@@ -26,21 +30,29 @@ __all__ = [
     "Augmented",
     "Batch",
     "CamVid",
+    "Cityscapes",
+    "CocoStuff10k",
     "ConcreteDamage",
     "DataError",
+    "DeepGlobe",
     "Folder",
     "JointTransform",
     "Pair",
     "Sample",
     "SegmentationDataset",
     "StepBatchSampler",
+    "Trans10k",
     "create_dataset",
     "train_loader",
     "train_transform",
 ]
 
-DATASETS: Final[dict[str, Callable[..., SegmentationDataset]]] = {
+DATASETS: Final[dict[str, type[SegmentationDataset]]] = {
     "voc2012": VOC2012,
+    "cityscapes": Cityscapes,
+    "cocostuff10k": CocoStuff10k,
+    "deepglobe": DeepGlobe,
+    "trans10k": Trans10k,
     "camvid": CamVid,
     "damage": ConcreteDamage,
     "folder": Folder,
@@ -57,6 +69,7 @@ def create_dataset(
     split_list: str | Path | None = None,
     ratio: float | None = None,
     masks: Literal["index", "color"] | None = None,
+    label_cache: str | Path | None = None,
 ) -> SegmentationDataset:
     """Makes a data set by name.
 
@@ -68,6 +81,7 @@ def create_dataset(
         split_list: Only for `folder`: a file with one stem a line.
         ratio: Only for `folder`: share of the pairs in `val`.
         masks: Only for `folder`: whether masks hold indices or colours.
+        label_cache: A folder to keep converted masks in, for the next time they are read.
 
     Raises:
         DataError: If the name is unknown, an option does not belong to the data set, or the data
@@ -90,4 +104,8 @@ def create_dataset(
         )
     if name == "folder" and labels is None:
         raise DataError("the data set 'folder' needs labels: a LabelSpace that names its classes")
-    return DATASETS[name](root, **options)
+    create: Callable[..., SegmentationDataset] = DATASETS[name]
+    dataset = create(root, **options)
+    if label_cache is not None:
+        dataset.cache_labels(label_cache)
+    return dataset

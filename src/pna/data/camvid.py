@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pna.data.dataset import SegmentationDataset
-from pna.data.reading import Pair, match_pairs, read_index_mask
+from pna.data.pairs import Pair, match_pairs
+from pna.data.reading import read_index_mask
 from pna.labels import CAMVID, IGNORE_INDEX
 
 UNLABELLED = 11  # the index that stands for "no class" in this layout's masks
@@ -28,6 +29,7 @@ class CamVid(SegmentationDataset):
     """
 
     splits: ClassVar = ("train", "val", "test")
+    counts: ClassVar = {"train": 367, "val": 101, "test": 233}
 
     def __init__(self, root: str | Path, split: Literal["train", "val", "test"] = "train") -> None:
         self.check_split(split)

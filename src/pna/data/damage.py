@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pna.data.dataset import SegmentationDataset
-from pna.data.reading import Pair, match_pairs, read_color_mask
+from pna.data.pairs import Pair, match_pairs
+from pna.data.reading import read_color_mask
 from pna.labels import DAMAGE
 
 TEST_EVERY = 4  # the owners name no split: every fourth picture by name is for testing

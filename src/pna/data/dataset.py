@@ -1,6 +1,7 @@
 """What every data set has in common: samples, and how they are read and checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pna.data.errors import DataError
-from pna.data.reading import Pair, checked_labels, read_index_mask, read_picture
+from pna.data.label_cache import LabelCache
+from pna.data.pairs import Pair
+from pna.data.reading import checked_labels, read_index_mask, read_picture
 from pna.labels import LabelSpace
 
 
@@ -21,11 +24,13 @@ class Sample(NamedTuple):
         picture: (3, H, W) float32 in [0, 1], red-green-blue.
         labels: (H, W) int64, classes 0..K-1, 255 ignored.
         name: Stem of the files.
+        unreadable: Where other samples were to be taken before this one: what is wrong with them.
     """
 
     picture: Tensor
     labels: Tensor
     name: str
+    unreadable: Sequence[str] = ()
 
 
 class Batch(NamedTuple):
@@ -35,11 +40,13 @@ class Batch(NamedTuple):
         picture: (B, 3, H, W) float32 in [0, 1].
         labels: (B, H, W) int64.
         name: B stems.
+        unreadable: Those of all samples, one after the other.
     """
 
     picture: Tensor
     labels: Tensor
     name: list[str]
+    unreadable: Sequence[str] = ()
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -51,13 +58,19 @@ class SegmentationDataset(Dataset[Sample]):
     Args:
         pairs: The pictures and masks, at least one.
         labels: What the labels mean.
+
+    Attributes:
+        splits: The parts it comes in.
+        counts: Pictures in each part as published, where numbers are published.
     """
 
     splits: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, pairs: Sequence[Pair], labels: LabelSpace) -> None:
         self.pairs = list(pairs)
         self.labels = labels
+        self._cache: LabelCache | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -82,20 +95,39 @@ class SegmentationDataset(Dataset[Sample]):
         """
         pair = self.pairs[index]
         picture = read_picture(pair.picture)
-        labels = checked_labels(self.read_labels(pair), pair.mask, self.labels)
-        if picture.shape[:2] != labels.shape:
-            raise DataError(
-                f"sizes differ (height, width): picture {pair.picture} has {picture.shape[:2]} "
-                f"after its EXIF rotation, mask {pair.mask} has {labels.shape}; "
-                "a mask labels every pixel of its picture"
-            )
+        labels = self.label_map(pair)
+        check_sizes(pair, picture, labels)
         # Contiguous planes: resizing and batching are several times faster on them.
         planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
         return planes, torch.from_numpy(labels)
 
+    def label_map(self, pair: Pair) -> NDArray[np.uint8]:
+        """The labels of a pair (H, W), classes or 255; from the cache, if there is one.
+
+        Raises:
+            DataError: If the mask is damaged, or a label is no class.
+        """
+        if self._cache is None:
+            return checked_labels(self.read_labels(pair), pair.mask, self.labels)
+        return self._cache.get(
+            pair.mask, lambda: checked_labels(self.read_labels(pair), pair.mask, self.labels)
+        )
+
     def read_labels(self, pair: Pair) -> NDArray[np.integer]:
         """Reads the mask of a pair as class indices (H, W); subclasses know other storages."""
         return read_index_mask(pair.mask)
+
+    def conversion(self) -> str:
+        """Names what `read_labels` makes of a file, in full: a cache is keyed by it."""
+        return f"{type(self).__name__} {self.labels.to_dict()}"
+
+    def cache_labels(self, folder: str | Path) -> None:
+        """From now on converts each mask once, and keeps the result in a folder.
+
+        Args:
+            folder: Made if missing; any number of data sets and processes may share it.
+        """
+        self._cache = LabelCache(Path(folder), self.conversion())
 
     @classmethod
     def check_split(cls, split: str) -> None:
@@ -104,3 +136,13 @@ class SegmentationDataset(Dataset[Sample]):
             raise DataError(
                 f"{cls.__name__} has no split {split!r}: expected one of {', '.join(cls.splits)}"
             )
+
+
+def check_sizes(pair: Pair, picture: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+    """Raises a `DataError` unless a picture (H, W, 3) and its labels (H, W) have one size."""
+    if picture.shape[:2] != labels.shape:
+        raise DataError(
+            f"sizes differ (height, width): picture {pair.picture} has {picture.shape[:2]} "
+            f"after its EXIF rotation, mask {pair.mask} has {labels.shape}; "
+            "a mask labels every pixel of its picture"
+        )

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from pna.data.dataset import SegmentationDataset
 from pna.data.errors import DataError
-from pna.data.reading import Pair, match_pairs, read_color_mask, read_index_mask, read_list
+from pna.data.pairs import Pair, match_pairs, read_list
+from pna.data.reading import read_color_mask, read_index_mask
 from pna.labels import LabelSpace
 
 
@@ -60,6 +61,10 @@ class Folder(SegmentationDataset):
         if self.masks == "color":
             return read_color_mask(pair.mask, self.labels)
         return read_index_mask(pair.mask)
+
+    def conversion(self) -> str:
+        """Names the storage too: the same file means another thing as colours."""
+        return f"{super().conversion()} {self.masks}"
 
 
 def is_validation(stem: str, ratio: float) -> bool:

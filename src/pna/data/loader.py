@@ -45,4 +45,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         picture=torch.stack([sample.picture for sample in samples]),
         labels=torch.stack([sample.labels for sample in samples]),
         name=[sample.name for sample in samples],
+        unreadable=[message for sample in samples for message in sample.unreadable],
     )

@@ -8,10 +8,14 @@ What each kind of picture becomes:
 | transparency (alpha channel or transparent colour) | laid over white, as a viewer shows it |
 | 16-bit greyscale | its upper 8 bits |
 | animation, several pages | the first one |
-| EXIF orientation | applied, then forgotten |
+| EXIF orientation | applied, then forgotten; EXIF data that can't be read is left aside |
 | floating point, or integers beyond 16 bits | an error: only the owner knows black and white |
+| more pixels than Pillow's limit (89 million) | an error: it may be made to fill the memory |
+
+The environment variable `PNA_MAX_PIXELS` sets another limit.
 """
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +29,30 @@ UInt8Array = npt.NDArray[np.uint8]
 PictureLike = str | Path | Image.Image | npt.NDArray[Any]
 
 # What Pillow raises for a damaged file depends on the format's reader; SyntaxError is PNG's.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    Image.DecompressionBombError,
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+LIMIT_VARIABLE = "PNA_MAX_PIXELS"
+_HOW_TO_ALLOW = (
+    "A small file can be made to fill the memory; if you trust this one, set the environment "
+    f"variable {LIMIT_VARIABLE} to a larger number of pixels"
 )
+
+
+def apply_limit(value: str) -> None:
+    """Sets Pillow's limit on the pixels of a picture, for this process.
+
+    Raises:
+        ValueError: If `value` is no whole number above 0.
+    """
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"{LIMIT_VARIABLE}: expected a whole number of pixels, got {value!r}")
+    Image.MAX_IMAGE_PIXELS = int(value)
+
+
+# Only on the user's word: the limit is Pillow's own and holds for the whole process. Processes that
+# load data import this module too, so it holds for them as well.
+if LIMIT_VARIABLE in os.environ:
+    apply_limit(os.environ[LIMIT_VARIABLE])
 
 
 def read_picture(picture: PictureLike) -> UInt8Array:
@@ -64,17 +83,50 @@ def read_picture(picture: PictureLike) -> UInt8Array:
 def _attempt(read: Callable[[], UInt8Array], source: str) -> UInt8Array:
     try:
         return read()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"can't read {source} as a picture: {error}") from error
 
 
+def open_image(path: Path) -> Image.Image:
+    """Opens a file as a Pillow image; nothing is decoded yet.
+
+    Raises:
+        ValueError: If it has more pixels than allowed. Pillow itself warns, and refuses only files
+            of twice the limit.
+        OSError: If it is missing or is no picture; other errors are among `UNREADABLE`.
+    """
+    try:
+        image = Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{error} {_HOW_TO_ALLOW}") from error
+    limit = Image.MAX_IMAGE_PIXELS
+    num_pixels = image.width * image.height
+    if limit is not None and num_pixels > limit:
+        image.close()
+        raise ValueError(f"it has {num_pixels} pixels, the limit is {limit}. {_HOW_TO_ALLOW}")
+    return image
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Decodes an image and turns it as its EXIF orientation says, if it has one that can be read.
+
+    Raises:
+        OSError: If it is damaged; other errors are among `UNREADABLE`.
+    """
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except UNREADABLE:  # a viewer shows such a picture too
+        return image
+
+
 def _read_file(path: Path) -> UInt8Array:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> UInt8Array:
-    upright = ImageOps.exif_transpose(image)
+    upright = turn_upright(image)
     if upright.mode.startswith("I"):
         upright = _upper_bits(upright)
     elif upright.mode == "F":

@@ -1,8 +1,9 @@
 """Where the randomness of the data comes from.
 
 Every random choice is a function of numbers that name it: (seed, epoch) for an order, (seed, epoch,
-index) for a sample. None depends on the number of workers or ranks, or on what was drawn before.
-That makes a resumed run continue exactly, and N processes equal one.
+index) for a sample and for what stands in for one that can't be read. None depends on the number of
+workers or ranks, or on what was drawn before. That makes a resumed run continue exactly, and N
+processes equal one.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-_PURPOSES = {"order": 1, "sample": 2}
+_PURPOSES = {"order": 1, "sample": 2, "substitute": 3}
 
 
-def mixed_seed(purpose: Literal["order", "sample"], *numbers: int) -> int:
+def mixed_seed(purpose: Literal["order", "sample", "substitute"], *numbers: int) -> int:
     """Hashes numbers into a 64-bit seed.
 
     Neighbouring numbers give unrelated seeds, and an order never shares its seed with a sample.

@@ -27,6 +27,7 @@ class Report:
         stages: Scores by stage: "P0" (coarse) to "Pn" (final), in this order.
         num_pictures: Pictures scored.
         num_available: Pictures the dataset holds; larger if the evaluation was limited.
+        unreadable: What is wrong with the pictures that were left out.
     """
 
     dataset: str
@@ -35,6 +36,7 @@ class Report:
     stages: dict[str, Scores]
     num_pictures: int
     num_available: int
+    unreadable: tuple[str, ...] = ()
 
     @property
     def final(self) -> Scores:
@@ -49,7 +51,11 @@ class Report:
 
     def table(self) -> str:
         """Return the report as Markdown: what was scored, a row a stage, a row a class."""
-        return "\n".join([*self._heading(), "", *self._stage_rows(), "", *self._class_rows()])
+        lines = [*self._heading(), "", *self._stage_rows(), "", *self._class_rows()]
+        if self.unreadable:
+            lines += ["", "Left out, because they can't be read:", ""]
+            lines += [f"- {message}" for message in self.unreadable]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, versions included, as plain values for JSON; NaN as None."""
@@ -58,6 +64,7 @@ class Report:
             "dataset": self.dataset,
             "num_pictures": self.num_pictures,
             "num_available": self.num_available,
+            "unreadable": list(self.unreadable),
             "ignored_share": self.ignored_share,
             "scored_classes": [self.labels.classes[c] for c in self.final.scored],
             "labels": self.labels.to_dict(),
@@ -86,8 +93,10 @@ class Report:
         return f"{self.model} on {self.dataset}" if self.model else self.dataset
 
     def _heading(self) -> list[str]:
-        first = "" if self.num_pictures == self.num_available else "the first "
+        num_tried = self.num_pictures + len(self.unreadable)
+        first = "" if num_tried == self.num_available else "the first "
         of_all = f" of {self.num_available}" if first else ""
+        left_out = f", {len(self.unreadable)} of them left out" if self.unreadable else ""
         scored = self.final.scored
         if len(scored) == self.labels.num_classes:
             in_mean = f"all {len(scored)}"
@@ -95,7 +104,7 @@ class Report:
             names = ", ".join(self.labels.classes[c] for c in scored)
             in_mean = f"{len(scored)} of {self.labels.num_classes}: {names}"
         return [
-            f"**{self._title()}**: {first}{self.num_pictures}{of_all} pictures, "
+            f"**{self._title()}**: {first}{num_tried}{of_all} pictures{left_out}, "
             f"{100 * self.ignored_share:.2f} % of the pixels ignored. Scores in percent.",
             "",
             f"Classes in the mean: {in_mean}. Classes that never occur are left out.",

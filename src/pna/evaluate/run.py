@@ -1,6 +1,6 @@
 """The evaluation loop: whole pictures, one at a time, every stage scored in the same pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from pna.data import SegmentationDataset
+from pna.data import DataError, Sample, SegmentationDataset
 from pna.evaluate.report import Report
 from pna.metrics import SegmentationScores
 from pna.model.segmenter import Segmenter
@@ -23,6 +23,7 @@ def evaluate(
     device: Device | None = None,
     boundary_width: int = 3,
     limit: int | None = None,
+    skip_bad: bool = False,
     progress: bool = True,
 ) -> Report:
     """Score a model on the untransformed pictures of a dataset.
@@ -39,11 +40,14 @@ def evaluate(
         device: Where to run; the model is moved there and stays. By default it stays where it is.
         boundary_width: Width of the boundary region of boundary IoU in pixels.
         limit: Score only the first `limit` pictures; None scores all.
+        skip_bad: Whether samples that can't be read are left out, and listed in the report, instead
+            of ending the evaluation.
         progress: Whether to draw a progress bar.
 
     Raises:
         ValueError: If model and dataset differ in their number of classes, or `limit` leaves
             nothing to score.
+        DataError: If a sample can't be read, or with `skip_bad` none can.
     """
     _check_classes(model, dataset)
     num_pictures = _count(len(dataset), limit)
@@ -51,11 +55,11 @@ def evaluate(
         model.to(device)
     where = _device_of(model)
     counts: dict[str, SegmentationScores] = {}
+    unreadable: list[str] | None = [] if skip_bad else None
     console = Console(stderr=True)  # standard output is for results
     indices = track(range(num_pictures), "evaluate", console=console, disable=not progress)
     with _evaluation_mode(model), torch.inference_mode():
-        for index in indices:
-            sample = dataset.load(index)
+        for sample in _samples(dataset, indices, unreadable):
             labels = sample.labels.to(where)
             for name, prediction in _label(model, sample.picture.to(where)).items():
                 if name not in counts:
@@ -70,9 +74,31 @@ def evaluate(
         model=model_name,
         labels=dataset.labels,
         stages={name: state.compute() for name, state in counts.items()},
-        num_pictures=num_pictures,
+        num_pictures=num_pictures - len(unreadable or ()),
         num_available=len(dataset),
+        unreadable=tuple(unreadable or ()),
     )
+
+
+def _samples(
+    dataset: SegmentationDataset, indices: Iterable[int], unreadable: list[str] | None
+) -> Iterator[Sample]:
+    """Load samples; with a list for what is wrong with them, go on without those that fail."""
+    num_read = 0
+    for index in indices:
+        try:
+            sample = dataset.load(index)
+        except DataError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+            continue
+        num_read += 1
+        yield sample
+    if unreadable and not num_read:
+        raise DataError(
+            f"none of {len(unreadable)} samples can be read. The first: {unreadable[0]}"
+        )
 
 
 def _label(model: Segmenter, picture: Tensor) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ def _trace(model: Segmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]
     skeleton = copy.deepcopy(model).to("meta").eval()
     operator = torch.ops.pna.blocked_attention
     mode = FlopCounterMode(display=False, custom_mapping={operator: _attention_flops})
-    with torch.no_grad(), mode:
+    # With gradients no map is cut into strips, whose overlap is not the model's work.
+    with torch.enable_grad(), mode:
         skeleton(torch.empty(1, 3, *size, device="meta"))
     root = type(skeleton).__name__
     found = {}

@@ -12,11 +12,12 @@ Eager and compiled calls go through the custom operator `pna::blocked_attention`
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pna.ops.registration import register
 from pna.ops.windows import Tiles, cut_axis
 
 TILE = 8
@@ -142,8 +143,7 @@ def attend(
     return plan.to_map((weights @ _gather(value, block.key)).to(value.dtype), shape)
 
 
-@torch.library.custom_op("pna::blocked_attention", mutates_args=())
-def blocked_attention(
+def _forward(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
 ) -> Tensor:
     """Forward pass, a block of tiles at a time."""
@@ -157,8 +157,7 @@ def blocked_attention(
     return plan.to_map(output, shape)
 
 
-@torch.library.custom_op("pna::blocked_attention_backward", mutates_args=())
-def blocked_attention_backward(
+def _backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -172,7 +171,8 @@ def blocked_attention_backward(
     shapes = [x.shape for x in (query, key, value)]
     grad, query, key, value = (x.flatten(2, 3) for x in (grad, query, key, value))
     grad_query = _tile_buffer(plan, query, query)
-    grad_key, grad_value = torch.zeros_like(_exact(key)), torch.zeros_like(_exact(value))
+    # Not zeros_like, which would copy strides: compiled code relies on contiguous results.
+    grad_key, grad_value = (_exact(x).new_zeros(x.shape) for x in (key, value))
     grad_table = grad_key.new_zeros(() if bias is None else bias.flatten(1).shape)
     for block in plan.blocks(query.shape[0] * query.shape[1]):
         q, k, v = (
@@ -216,46 +216,9 @@ def _collect_bias(table: Tensor, offset: Tensor, grad_scores: Tensor) -> None:
     table.scatter_add_(1, offset.flatten().expand(len(table), -1), total.flatten(1))
 
 
-@blocked_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
-) -> Tensor:
-    return value.new_empty(value.shape)
-
-
-@blocked_attention_backward.register_fake
-def _(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    window: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_bias = query.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    return (
-        query.new_empty(query.shape),
-        key.new_empty(key.shape),
-        value.new_empty(value.shape),
-        grad_bias,
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, value, bias, ctx.window, ctx.scale = inputs
-    ctx.save_for_backward(query, key, value, bias)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, bias = ctx.saved_tensors
-    *grads, grad_bias = blocked_attention_backward(
-        grad, query, key, value, bias, ctx.window, ctx.scale
-    )
-    return (*grads, None if bias is None else grad_bias, None, None)
-
-
-blocked_attention.register_autograd(_backward, setup_context=_setup_context)
+attention, attention_backward = register(
+    "blocked_attention", _forward, _backward, lambda x: x.new_empty(x.shape)
+)
 
 
 def neighborhood_attention(
@@ -264,5 +227,5 @@ def neighborhood_attention(
     """`pna.ops.neighborhood_attention` without its checks."""
     if torch.compiler.is_exporting():
         return attend(query, key, value, bias, window, scale)
-    output: Tensor = blocked_attention(query, key, value, bias, window, scale)
+    output: Tensor = attention(query, key, value, bias, window, scale)
     return output

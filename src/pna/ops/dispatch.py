@@ -1,24 +1,27 @@
 """The public operator: checks, choice of backend, and why a backend cannot serve a call."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pna.ops import blocked, reference, triton
+from pna.ops import blocked, numba, reference, triton
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
+Backend = Literal["auto", "reference", "blocked", "numba", "triton"]
 
 _Implementation = Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
 _BACKENDS: dict[str, _Implementation] = {
     "triton": triton.neighborhood_attention,
+    "numba": numba.neighborhood_attention,
     "blocked": blocked.neighborhood_attention,
     "reference": reference.neighborhood_attention,
 }
 BACKENDS = tuple(_BACKENDS)
 """Backends in the order in which `auto` tries them."""
 
+_HAS_NUMBA = find_spec("numba") is not None
 _BLOCKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -47,8 +50,9 @@ def neighborhood_attention(
             reads `bias[head, y - i + window - 1, x - j + window - 1]`.
         window: Cells per side, odd; may exceed the map.
         scale: Factor on the products; `d ** -0.5` by default.
-        backend: "reference" (plain gather, any dtype, twice differentiable, hungry), "blocked"
-            (portable and fast, bounded memory), "triton" (fused, for CUDA), or "auto".
+        backend: "triton" (fused, for CUDA), "numba" (the fastest on a CPU), "blocked" (portable,
+            bounded memory, exports), "reference" (plain gather, any dtype, twice differentiable,
+            hungry), or "auto".
 
     Returns:
         (B, heads, H, W, dv) in the dtype of `value`; softmax runs in float32 or better.
@@ -81,8 +85,22 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
         raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, auto")
     if backend == "triton":
         return triton.why_not(query)
+    if backend == "numba":
+        return _why_not_numba(query)
     if backend == "blocked" and query.dtype not in _BLOCKED_DTYPES:
         return f"it computes float16, bfloat16, float32 and float64, not {query.dtype}"
+    return None
+
+
+def _why_not_numba(query: Tensor) -> str | None:
+    if not _HAS_NUMBA:
+        return "numba is not installed (pip install numba)"
+    if query.device.type != "cpu":
+        return f"it computes on the CPU, not on {query.device}"
+    if query.dtype not in numba.DTYPES:
+        return f"it takes float16, bfloat16 and float32, not {query.dtype}"
+    if torch.compiler.is_exporting():
+        return "an exported graph cannot hold it"
     return None
 
 

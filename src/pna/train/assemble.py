@@ -1,7 +1,6 @@
 """From a recipe to a running `Trainer`: the run folder, the data sets, the network."""
 
 import datetime
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from pna.data import SegmentationDataset, create_dataset
-from pna.labels import LABEL_SPACES, LabelSpace
+from pna.labels import LabelSpace, read_label_space
 from pna.model.presets import create_model
 from pna.model.segmenter import Segmenter
 from pna.train.batches import augment
@@ -148,9 +147,10 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         Path(data.root).expanduser(),
         split if stems is None else None,
         split_list=None if stems is None else Path(stems).expanduser(),
-        labels=None if data.labels is None else _read_labels(data.labels),
+        labels=None if data.labels is None else read_label_space(data.labels),
         masks=data.masks,
         ratio=data.ratio,
+        label_cache=None if data.label_cache is None else Path(data.label_cache).expanduser(),
     )
 
 
@@ -180,15 +180,3 @@ def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bo
         upsample=overrides.upsample,
         drop_path=overrides.drop_path,
     )
-
-
-def _read_labels(source: str) -> LabelSpace:
-    if source in LABEL_SPACES:
-        return LABEL_SPACES[source]
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{source}: expected the JSON file of a label space or one of "
-            f"{', '.join(LABEL_SPACES)}; there is neither"
-        )
-    return LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")))

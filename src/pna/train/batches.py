@@ -24,7 +24,7 @@ def augment(dataset: SegmentationDataset, data: DataSection, *, seed: int) -> Au
         flip=data.flip,
         jitter=data.jitter,
     )
-    return Augmented(dataset, transform, seed)
+    return Augmented(dataset, transform, seed, skip_bad=data.skip_bad)
 
 
 def step_batches(

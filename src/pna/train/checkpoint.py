@@ -19,6 +19,8 @@ CHANGEABLE = frozenset(
         "schedule.steps",
         "data.root",
         "data.num_workers",
+        "data.label_cache",
+        "data.skip_bad",
         "data.val_split",
         "run.eval_every",
         "run.eval_limit",

@@ -8,12 +8,13 @@ device, the precision and the process group; the order of the data is our own.
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from rich.console import Console
 
 from pna.data import Augmented, Batch, SegmentationDataset
@@ -47,6 +48,7 @@ class Trainer:
         stepper: Takes them.
         average: The running average of the weights, if the recipe asks for one.
         best: Step and score (mIoU of the last stage) of the best evaluation so far.
+        unreadable: What is wrong with the samples that this process replaced so far.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
         self.console = console
         self.step = 0
         self.best: tuple[int, float] | None = None
+        self.unreadable: list[str] = []
         self.stepper = Stepper(recipe, model, accelerator)
         ema = recipe.run.ema
         self.average = None if ema is None else AveragedWeights(model, ema)
@@ -134,10 +137,20 @@ class Trainer:
         return every is not None and self.step > 0 and self._is_due(every)
 
     def _take_step(self, parts: Sequence[Batch]) -> None:
+        self._note(message for batch in parts for message in batch.unreadable)
         self._meter.add(self.stepper.take(self.step, parts))
         self.step += 1
         if self.average is not None:
             self.average.update(self.model, self.step)
+
+    def _note(self, unreadable: Iterable[str]) -> None:
+        """Keep each message once: a sample is met again in every epoch."""
+        self.unreadable = list(dict.fromkeys([*self.unreadable, *unreadable]))
+
+    def _gather_unreadable(self) -> None:
+        """Let every process know what any of them found."""
+        if self.accelerator.num_processes > 1:
+            self._note(gather_object(self.unreadable))
 
     def _agree(self, is_set: bool) -> bool:
         """Whether any process says so: all must stop at the same step."""
@@ -189,11 +202,13 @@ class Trainer:
             self.val_set,
             model_name=self.recipe.model.preset,
             limit=limit,
+            skip_bad=self.recipe.data.skip_bad,
             progress=False,
         )
 
     def save(self) -> None:
         """Write `last.pt`."""
+        self._gather_unreadable()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             payload = {
@@ -204,6 +219,7 @@ class Trainer:
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "meter": self._meter.state_dict(),
+                "unreadable": self.unreadable,
             }
             save_atomically(payload, self.folder / "last.pt")
         self.accelerator.wait_for_everyone()
@@ -233,13 +249,18 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         self.stepper.optimizer.load_state_dict(saved["optimizer"])
         self._meter.load_state_dict(saved["meter"], self.accelerator.device)
+        self.unreadable = saved.get("unreadable", [])  # of a version before, there were none
         if self.average is not None:
             self.average.model.load_state_dict(saved["average"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
 
     def _finish(self) -> None:
-        """Export the weights that `run.export` asks for, and evaluate them in full."""
+        """Export the weights that `run.export` asks for, and evaluate them in full.
+
+        The samples that couldn't be read, in training or in this evaluation, are listed.
+        """
+        self._gather_unreadable()
         if self._log is not None:
             step = self.step
             if self.recipe.run.export == "best" and self.best is not None:
@@ -249,7 +270,13 @@ class Trainer:
             self.weights.save_pretrained(self.folder / "model")
             report = self._score(limit=None)
             report.save(self.folder / "evaluation")
-            self._log.write("final", self.step, {"exported_step": step, **_summary(report)})
+            self._note(report.unreadable)
+            found = {"unreadable": self.unreadable} if self.unreadable else {}
+            self._log.write(
+                "final", self.step, {"exported_step": step, **_summary(report), **found}
+            )
+            for message in self.unreadable:
+                self._log.say(f"could not be read, and was replaced or left out: {message}")
         self.accelerator.wait_for_everyone()
 
 

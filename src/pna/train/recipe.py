@@ -69,7 +69,7 @@ class DataSection(Section):
     """The data set and how its pictures are augmented."""
 
     name: str
-    """Name of a data set: voc2012, camvid, damage or folder."""
+    """Name of a data set; the page on data lists them."""
     root: str
     """Its folder; `~` stands for the home folder."""
     train_split: str = "train"
@@ -98,6 +98,10 @@ class DataSection(Section):
     """Probability of a horizontal flip."""
     jitter: bool = True
     """Whether colours are jittered."""
+    label_cache: str | None = None
+    """Folder to keep converted masks in; changes speed, never a picture."""
+    skip_bad: bool = False
+    """Whether what can't be read is replaced or left out, and listed at the end."""
     num_workers: NonNegative = 4
     """Processes per rank that prepare pictures; changes speed, never a picture."""
     limit: Positive | None = None

@@ -1,7 +1,30 @@
 """Small parts that the modules of a stage share. Maps are channels-last here: (B, H, W, D)."""
 
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class CellLinear(nn.Linear):
+    """A linear layer on the cells of a channels-last map.
+
+    On a CPU it runs as a 1x1 convolution: oneDNN's reaches up to twice the rate of the matrix
+    product for these shapes (4352 cells, 96 to 510 channels: 92 against 42 GMAC/s on two cores).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, D)."""
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return super().forward(x)
+        out = F.conv2d(x.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1)
+
+
+class Pointwise(CellLinear):
+    """The same, initialised like a convolution."""
 
 
 class FeedForward(nn.Module):
@@ -14,17 +37,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: float = 1.0) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, int(width * ratio))
-        self.reduce = nn.Linear(int(width * ratio), width)
+        self.expand = CellLinear(width, int(width * ratio))
+        self.reduce = CellLinear(int(width * ratio), width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(B, H, W, D) -> (B, H, W, D)."""
         out: Tensor = self.reduce(F.gelu(self.expand(x)))
         return out
-
-
-class Pointwise(nn.Linear):
-    """A 1x1 convolution of a channels-last map; initialised like a convolution."""
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -36,6 +55,48 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def depthwise(width: int, *, bias: bool) -> nn.Conv2d:
     """A 3x3 convolution of each channel alone."""
     return nn.Conv2d(width, width, 3, padding=1, groups=width, bias=bias)
+
+
+STRIP_CELLS = 2**12
+"""Cells of a strip: what is wide and local fits into a cache then, at 510 channels 8 MiB."""
+STRIP_ROWS = 16
+"""Rows of a strip at least: two more are computed with them."""
+
+
+class Strip(NamedTuple):
+    """Some rows of a map, and the rows that a 3x3 convolution needs to compute them.
+
+    Attributes:
+        begin, end: Rows of the map.
+        x: (B, rows + halo, W, D), the rows with one more on each side that the map has.
+        inner: Where the rows are in `x`.
+    """
+
+    begin: int
+    end: int
+    x: Tensor
+    inner: slice
+
+
+def cut_strips(x: Tensor) -> Iterator[Strip]:
+    """Cut a map (B, H, W, D) into strips; into one where gradients or a graph are recorded.
+
+    What is wide and local need never exist for a whole map: that bounds memory and saves time.
+    """
+    H, W = x.shape[1:3]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        yield Strip(0, H, x, slice(0, H))
+        return
+    rows = max(STRIP_ROWS, STRIP_CELLS // W)
+    for begin in range(0, H, rows):
+        end, top = min(begin + rows, H), max(begin - 1, 0)
+        yield Strip(begin, end, x[:, top : end + 1], slice(begin - top, end - top))
+
+
+def map_strips(local: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function that looks at most one row far to a map (B, H, W, D), strip by strip."""
+    strips = [local(strip.x)[:, strip.inner] for strip in cut_strips(x)]
+    return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

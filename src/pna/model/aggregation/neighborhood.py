@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pna.model.aggregation.layers import merge_heads, split_heads
+from pna.model.aggregation.layers import CellLinear, merge_heads, split_heads
 from pna.ops import neighborhood_attention
 from pna.ops.windows import window_size, window_start
 
@@ -45,17 +45,21 @@ class NeighborhoodAggregation(nn.Module):
         self.window = window
         self.norm_feature = nn.LayerNorm(width)
         self.norm_value = nn.LayerNorm(width)
-        self.query_key = nn.Linear(width, 2 * width)
-        self.value = nn.Linear(width, width)
+        self.query_key = CellLinear(width, 2 * width)
+        self.value = CellLinear(width, width)
         self.bias_table = nn.Parameter(torch.empty(self.heads, 2 * window - 1, 2 * window - 1))
-        self.project = nn.Linear(width, width)
+        self.project = CellLinear(width, width)
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
     def forward(self, feature: Tensor, value: Tensor) -> Tensor:
         """Aggregate the values (B, H, W, D) by the likeness of the features (B, H, W, D)."""
-        query, key = self._query_key(feature)
-        value = split_heads(self.value(self.norm_value(value)), self.heads)
-        out = neighborhood_attention(query, key, value, self.bias_table, window=self.window)
+        # Queries, keys and values have no name here, so they are gone when the projection runs.
+        out = neighborhood_attention(
+            *self._query_key(feature),
+            split_heads(self.value(self.norm_value(value)), self.heads),
+            self.bias_table,
+            window=self.window,
+        )
         return cast(Tensor, self.project(merge_heads(out)))
 
     def similarity(self, feature: Tensor, row: int, col: int) -> Similarity:
@@ -79,9 +83,9 @@ class PaperNeighborhoodAggregation(nn.Module):
         super().__init__()
         self.window = window
         self.scale = width**-0.5
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.query = CellLinear(width, width, bias=False)
+        self.key = CellLinear(width, width, bias=False)
+        self.value = CellLinear(width, width, bias=False)
         self.bias_table = nn.Parameter(torch.empty(1, 2 * window - 1, 2 * window - 1))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
@@ -116,7 +120,7 @@ class LogitAggregation(nn.Module):
         super().__init__()
         self.window = window
         self.norm = nn.LayerNorm(width)
-        self.query_key = nn.Linear(width, 2 * head_width)
+        self.query_key = CellLinear(width, 2 * head_width)
         self.bias_table = nn.Parameter(torch.zeros(1, 2 * window - 1, 2 * window - 1))
         with torch.no_grad():
             self.bias_table[0, window - 1, window - 1] = 5.0

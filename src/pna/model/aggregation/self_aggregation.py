@@ -10,9 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pna.model.aggregation.layers import FeedForward, Pointwise, convolve, depthwise
+from pna.model.aggregation.layers import (
+    FeedForward,
+    Pointwise,
+    Strip,
+    convolve,
+    cut_strips,
+    depthwise,
+    map_strips,
+)
 
 _GDFN_RATIO = 2.66
+_SMALLEST_SQUARE = 1e-24
 _REFERENCE_CELLS = 64 * 64  # the map for which alpha starts at the usual 1 / sqrt(cells)
 
 
@@ -34,13 +43,25 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D)."""
-        B, H, W, D = x.shape
-        qkv = convolve(self.qkv_depthwise, self.qkv(x)).reshape(B, H * W, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 4, 1)  # each (B, heads, d, HW)
-        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
-        weights = (query @ key.transpose(-1, -2) * self.temperature).softmax(-1)
-        out = (weights @ value).permute(0, 3, 1, 2).reshape(B, H, W, D)
-        return cast(Tensor, self.project(out))
+        products = squares = x.new_zeros(())
+        values = []
+        for strip in cut_strips(x):
+            qkv = self._query_key_value(strip)
+            query, key = qkv[:2] * (x.shape[1] * x.shape[2]) ** -0.5  # means fit into float16
+            products = products + query.transpose(-1, -2) @ key
+            squares = squares + torch.stack([query.square().sum(-2), key.square().sum(-2)])
+            values.append(qkv[2])
+        query_norm, key_norm = squares.clamp(min=_SMALLEST_SQUARE).sqrt()  # each (B, heads, d)
+        cosine = products / (query_norm[..., :, None] * key_norm[..., None, :])
+        weights = (cosine * self.temperature).softmax(-1).transpose(-1, -2)
+        out = torch.cat([(value @ weights).transpose(1, 2) for value in values], 1)
+        return cast(Tensor, self.project(out.reshape(x.shape)))
+
+    def _query_key_value(self, strip: Strip) -> Tensor:
+        """(3, B, heads, cells, d)."""
+        qkv = convolve(self.qkv_depthwise, self.qkv(strip.x))[:, strip.inner]
+        B, rows, W, _ = qkv.shape
+        return qkv.reshape(B, rows * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class GatedFeedForward(nn.Module):
@@ -59,6 +80,9 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D)."""
+        return map_strips(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         gate, value = convolve(self.depthwise, self.expand(x)).chunk(2, -1)
         return cast(Tensor, self.reduce(F.gelu(gate) * value))
 

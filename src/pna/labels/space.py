@@ -1,8 +1,7 @@
 """Label spaces: what the classes of a data set are called, drawn as, and which ones are scored.
 
 A label map holds class indices `0 .. K-1` and `IGNORE_INDEX` for pixels nobody trains on or scores.
-It is stored as an 8-bit PNG, so a label space has at most 255 classes. This module loads nothing
-but the standard library: the model imports it.
+It is stored as an 8-bit PNG, so a label space has at most 255 classes.
 """
 
 from collections.abc import Mapping
@@ -219,46 +218,3 @@ def generic(num_classes: int) -> LabelSpace:
         classes=tuple(f"class_{index}" for index in range(num_classes)),
         colors=tuple(voc_color(index) for index in range(num_classes)),
     )
-
-
-VOC: Final = LabelSpace(
-    name="voc2012",
-    classes=(
-        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
-        *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
-        *("sheep", "sofa", "train", "tvmonitor"),
-    ),
-    colors=tuple(voc_color(index) for index in range(21)),
-)
-"""Pascal VOC 2012: 20 kinds of objects and background, all scored."""
-
-CAMVID: Final = LabelSpace(
-    name="camvid",
-    classes=(
-        *("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence"),
-        *("car", "pedestrian", "bicyclist"),
-    ),
-    colors=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-)
-"""CamVid's usual 11 classes of a street seen from a car."""
-
-DAMAGE: Final = LabelSpace(
-    name="damage",
-    classes=("background", "crack", "rebar", "corrosion", "spalling"),
-    colors=((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 255, 255), (128, 128, 128)),
-)
-"""Concrete damage (MDMCS); the colours are those of the published masks."""
-
-LABEL_SPACES: Final[dict[str, LabelSpace]] = {space.name: space for space in (VOC, CAMVID, DAMAGE)}
