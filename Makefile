@@ -22,7 +22,7 @@ check: $(VENV)/.dev
 	$(MAKE) docs
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/attention.py
+	$(BIN)/pna bench operator head models growth
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

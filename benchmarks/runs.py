@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, describe
-
+from pna.bench.machine import describe
+from pna.predict import default_device
 from pna.train import Recipe, dump_recipe, load_recipe
 
+RESULTS = Path(__file__).parent / "results"
 KEPT = RESULTS / "runs"
 
 
@@ -31,7 +32,7 @@ def keep(run: Path) -> None:
     (folder / "recipe.yaml").write_text(dump_recipe(portable_recipe(run)), encoding="utf-8")
     shutil.copy(run / "log.jsonl", folder)
     shutil.copy(run / "evaluation" / "scores.json", folder)
-    (folder / "machine.json").write_text(json.dumps(describe(), indent=2) + "\n")
+    (folder / "machine.json").write_text(json.dumps(describe(default_device()), indent=2) + "\n")
 
 
 def row(folder: Path) -> str:

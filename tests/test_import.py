@@ -8,7 +8,7 @@ import pytest
 import pna
 
 HEAVY = ("accelerate", "huggingface_hub", "matplotlib", "onnx", "PIL", "pydantic", "rich")
-HEAVY += ("safetensors", "timm", "torchvision", "yaml")
+HEAVY += ("safetensors", "timm", "torchvision", "triton", "yaml")
 
 
 def test_import_loads_torch_only():

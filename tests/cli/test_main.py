@@ -77,7 +77,7 @@ def test_info_of_a_preset(capsys):
 
 def test_info_refuses_an_encoder_for_a_saved_model(capsys):
     assert main(["info", "somewhere/else", "--encoder", "resnet18"]) == 2
-    assert "--encoder goes with a preset" in capsys.readouterr().err
+    assert "an encoder goes with a preset" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

@@ -202,3 +202,12 @@ def test_flip_and_jitter_follow_their_switches():
 def test_settings_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         train_transform(**{"crop": (8, 8), **options})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 3), (4, 2)])
+def test_bytes_are_resized_as_floats_are(size):
+    picture = Image(torch.randint(256, (3, 5, 4), dtype=torch.uint8))
+    resized = resize_picture(picture, size)
+    assert resized.dtype == torch.uint8
+    precise = resize_picture(Image(picture.float()), size)
+    torch.testing.assert_close(resized.float(), precise, atol=1.0, rtol=0)

@@ -1,11 +1,8 @@
 import io
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pna.data import DataError, create_dataset
-from pna.data.synthetic import write_voc
-from pna.evaluate import evaluate
+from pna.data import DataError
 from pna.train.checkpoint import read_checkpoint, save_atomically
 from pna.train.log import read_log
 from pna.train.loop import Trainer
@@ -150,24 +145,6 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize(
-    "kind", ["killed", pytest.param("killed-while-saving", marks=pytest.mark.slow)]
-)
-def test_killed_and_resumed_is_as_never_stopped(
-    tiny: ModuleType, voc_root: Path, tmp_path: Path, whole: Path, kind: str
-) -> None:
-    recipe, run = tiny.tiny_recipe(voc_root), tmp_path / "run"
-    settings = tmp_path / "recipe.json"
-    settings.write_text(recipe.model_dump_json())
-    died = subprocess.run(
-        [sys.executable, TINY, settings, run, kind], check=False, capture_output=True
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert read_checkpoint(run / "last.pt")["step"] in (3, 4)
-    assert tiny.tiny_trainer(recipe, run, console=quiet()).run() == "finished"
-    assert_same_run(run, whole)
-
-
 def test_a_longer_schedule_goes_on_from_the_end(
     tiny: ModuleType, voc_root: Path, tmp_path: Path
 ) -> None:
@@ -237,28 +214,6 @@ def test_not_finite_stops_and_overwrites_nothing(
     last = read_checkpoint(run / "last.pt")
     assert last["step"] == 3
     assert all(x.isfinite().all() for x in last["model"].values())
-
-
-def test_accumulated_parts_count_by_their_valid_pixels(
-    tiny: ModuleType, voc_root: Path, tmp_path: Path
-) -> None:
-    weights = []
-    for parts in (1, 2, 4):
-        recipe = tiny.tiny_recipe(
-            voc_root,
-            model__preset="plain",
-            run__batch_size=4,
-            run__accumulation=parts,
-            data__crop=[96, 96],  # larger than some pictures: the padding is ignored
-            run__eval_every=None,
-        )
-        trainer = tiny.tiny_trainer(recipe, tmp_path / str(parts), console=quiet())
-        trainer.run()
-        weights.append((trainer.model.state_dict(), timeless(trainer.folder)[0]["loss"]))
-    for state, loss in weights[1:]:
-        assert loss == pytest.approx(weights[0][1], rel=1e-6)
-        for name, value in state.items():
-            torch.testing.assert_close(value, weights[0][0][name], rtol=1e-5, atol=1e-6)
 
 
 def test_speed_counts_the_steps_that_were_timed(
@@ -379,67 +334,3 @@ def test_skipping_can_be_turned_on_to_resume(
     skipping = tiny.tiny_recipe(damaged_root, run__checkpoint_every=1, data__skip_bad=True)
     assert read_checkpoint(run / "last.pt")["step"] >= 1
     assert tiny.tiny_trainer(skipping, run, console=quiet()).run() == "finished"
-
-
-@pytest.mark.slow
-def test_two_processes_list_all_bad_pictures(
-    tiny: ModuleType, damaged_root: Path, tmp_path: Path
-) -> None:
-    other = damaged_root / "VOCdevkit/VOC2012/JPEGImages/2007_000004.jpg"
-    other.write_bytes(b"no picture")
-    run, done = (
-        tmp_path / "run",
-        launch_two(
-            tiny.tiny_recipe(damaged_root, data__skip_bad=True, run__batch_size=4), tmp_path
-        ),
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    listed = read_log(run / "log.jsonl")[-1]["unreadable"]
-    assert len(listed) == 3
-    assert {name for name in ("000001.jpg", "000004.jpg", "000006.png") if name in str(listed)} == {
-        *("000001.jpg", "000004.jpg", "000006.png")
-    }
-
-
-def launch_two(
-    recipe: Any, folder: Path, kind: str = "whole"
-) -> "subprocess.CompletedProcess[bytes]":
-    """Run a recipe in two processes, into `folder / "run"`."""
-    settings = folder / "recipe.json"
-    settings.write_text(recipe.model_dump_json())
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *launch, TINY, settings, folder / "run", kind],
-        check=False,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one(tiny: ModuleType, voc_root: Path, tmp_path: Path) -> None:
-    recipe = tiny.tiny_recipe(voc_root, model__preset="plain", run__batch_size=4)
-    one, two = tmp_path / "one", tmp_path / "run"
-    tiny.tiny_trainer(recipe, one, console=quiet()).run()
-    done = launch_two(recipe, tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    a, b = read_checkpoint(one / "last.pt"), read_checkpoint(two / "last.pt")
-    for name, value in a["model"].items():
-        torch.testing.assert_close(value, b["model"][name], rtol=1e-5, atol=1e-6)
-    for row, other in zip(timeless(one), timeless(two), strict=True):
-        assert row.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_two_processes_score_the_model_that_is_exported(tiny: ModuleType, tmp_path: Path) -> None:
-    """With running statistics that differ between them, and a picture left over."""
-    root = write_voc(tmp_path / "voc", num_train=6, num_val=3, size=(72, 96))
-    recipe = tiny.tiny_recipe(root, run__batch_size=4, run__export="best")
-    done = launch_two(recipe, tmp_path, "drifted")
-    assert done.returncode == 0, done.stderr.decode()
-    exported = tiny.TinySegmenter()
-    exported.load_state_dict(torch.load(tmp_path / "run" / "model" / "weights.pt"))
-    one = evaluate(exported, create_dataset("voc2012", root, "val"), progress=False)
-    found = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())
-    assert found["num_pictures"] == 3
-    assert found["stages"] == json.loads(json.dumps(one.to_dict()["stages"]))

@@ -1,11 +1,20 @@
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pna.train.losses import cross_entropy, hard_pixel_cross_entropy, segmentation_loss
+from pna.train.losses import (
+    Scope,
+    count_valid,
+    cross_entropy,
+    find_cuts,
+    hard_pixel_cross_entropy,
+    hard_pixel_losses,
+    segmentation_loss,
+)
 from pna.train.recipe import LossSection
 
 
@@ -133,3 +142,39 @@ def test_half_precision_logits_are_scored_in_float32() -> None:
     assert total.dtype == torch.float32
     expected = pixel_losses(upsample(output.stages[-1].float(), (8, 8)), labels).mean()
     assert float(parts["P2"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "hard_pixels"])
+def test_parts_of_a_scope_add_up_to_the_whole(
+    kind: Literal["cross_entropy", "hard_pixels"],
+) -> None:
+    """Two pictures with unlike numbers of valid pixels: losses and gradients, in float64."""
+    output, labels = make_output(dtype=torch.float64), make_labels()
+    labels[1, :6] = 255
+    weights = LossSection(coarse_kind=kind, stage_kind=kind)
+    whole, terms = segmentation_loss(output, labels, upsample, weights)  # type: ignore[arg-type]
+    leaves = [output.coarse, *output.stages, output.aux["aux"]]
+    expected = torch.autograd.grad(whole, leaves)
+    output = make_output(dtype=torch.float64)
+    halves = [(part_of(output, i), labels[i : i + 1]) for i in range(2)]
+    scope = Scope(int(count_valid(labels)))
+    ahead = [hard_pixel_losses(out, y, upsample, weights) for out, y in halves]  # type: ignore[arg-type]
+    scope = scope._replace(cuts=find_cuts(ahead, weights, scope))
+    parts = [segmentation_loss(out, y, upsample, weights, scope=scope) for out, y in halves]  # type: ignore[arg-type]
+    assert whole.dtype == torch.float64
+    for name, value in terms.items():
+        torch.testing.assert_close(sum(part[1][name] for part in parts), value)
+    leaves = [output.coarse, *output.stages, output.aux["aux"]]
+    found = torch.autograd.grad(parts[0][0] + parts[1][0], leaves)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def part_of(output: SimpleNamespace, index: int) -> SimpleNamespace:
+    """The output for one of the pictures, on the same graph."""
+    part = slice(index, index + 1)
+    return SimpleNamespace(
+        logits=output.logits[part],
+        coarse=output.coarse[part],
+        stages=[x[part] for x in output.stages],
+        aux={name: x[part] for name, x in output.aux.items()},
+    )

@@ -6,21 +6,25 @@ Run as a script it trains, for the tests that kill a run.
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from pna.data import create_dataset
 from pna.evaluate import Report
 from pna.labels import VOC, LabelSpace
+from pna.train.assemble import create_network, create_split
 from pna.train.batches import augment
+from pna.train.faults import TrainingError
 from pna.train.loop import Trainer
+from pna.train.processes import create_accelerator
 from pna.train.recipe import Recipe
 
 
@@ -34,14 +38,16 @@ class Output(NamedTuple):
 class TinySegmenter(nn.Module):
     """Batch norm, dropout, a bias table, two stages and an auxiliary head.
 
-    `is_plain` leaves out batch norm and dropout: what a picture gives is its own affair then.
+    `is_frozen` fixes batch norm and leaves out dropout: what a picture gives is its own affair
+    then. Such a network computes in float64.
     """
 
-    def __init__(self, labels: LabelSpace = VOC, *, is_plain: bool = False) -> None:
+    def __init__(self, labels: LabelSpace = VOC, *, is_frozen: bool = False) -> None:
         super().__init__()
         self.labels = labels
         self.num_classes = labels.num_classes
-        norm, dropout = (nn.Identity(), 0.0) if is_plain else (nn.BatchNorm2d(8), 0.3)
+        self.is_frozen = is_frozen
+        norm, dropout = nn.BatchNorm2d(8), 0.0 if is_frozen else 0.3
         self.encoder = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=4, padding=1), norm, nn.ReLU(), nn.Dropout(dropout)
         )
@@ -49,9 +55,18 @@ class TinySegmenter(nn.Module):
         self.aux_head = nn.Conv2d(8, self.num_classes, 1)
         self.stage_head = nn.Conv2d(8, self.num_classes, 1)
         self.bias_table = nn.Parameter(torch.zeros(1, 3, 3))
+        if is_frozen:
+            norm.running_mean.normal_()
+            self.double()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.is_frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, pictures: Tensor, *, stages: bool = False) -> Output:
-        features = self.encoder(pictures)
+        features = self.encoder(pictures.to(self.bias_table.dtype))
         coarse = F.avg_pool2d(self.coarse_head(features), 2, ceil_mode=True)
         first = F.interpolate(coarse, features.shape[-2:]) * (1 + self.bias_table.mean())
         last = first + self.stage_head(features)
@@ -91,21 +106,38 @@ def tiny_recipe(root: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(tree)
 
 
+def frozen(model: nn.Module) -> nn.Module:
+    """The network in float64, its batch norm and dropout in evaluation mode for good."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+    model.register_forward_pre_hook(lambda _, pictures: pictures[0].double())
+    return model.double()
+
+
 def tiny_trainer(
     recipe: Recipe, run: Path, *, kind: type[Trainer] = Trainer, console: Console | None = None
 ) -> Trainer:
-    """A trainer on a new run, or on the checkpoint that is there; preset "plain" has no norm."""
+    """A trainer on a new run, or on the checkpoint that is there.
+
+    The presets are "tiny", "frozen", and real ones, which are frozen too.
+    """
     torch.set_num_threads(1)
     run.mkdir(exist_ok=True)
     torch.manual_seed(recipe.run.seed)
-    train_set = create_dataset("voc2012", recipe.data.root, "train")
+    train_set = create_split(recipe.data, "train")
+    if recipe.model.preset in ("tiny", "frozen"):
+        model = TinySegmenter(train_set.labels, is_frozen=recipe.model.preset == "frozen")
+    else:
+        model = frozen(create_network(recipe.model, train_set.labels, pretrained=True))
     trainer = kind(
         recipe,
         run,
-        model=TinySegmenter(train_set.labels, is_plain=recipe.model.preset == "plain"),
+        model=model,
         train_set=augment(train_set, recipe.data, seed=recipe.run.seed),
-        val_set=create_dataset("voc2012", recipe.data.root, "val"),
-        accelerator=Accelerator(mixed_precision=recipe.run.precision, cpu=True),
+        val_set=create_split(recipe.data, "val"),
+        accelerator=create_accelerator(recipe, cpu=True),
         console=console or Console(),
     )
     if (run / "last.pt").is_file():
@@ -148,14 +180,124 @@ class DriftedTrainer(Trainer):
         return super()._score(limit)
 
 
+class KilledWhileEvaluating(Trainer):
+    """Dies without warning in its first evaluation, on the second picture."""
+
+    def _score(self, limit: int | None) -> Any:
+        load, seen = self.val_set.load, []
+
+        def load_or_die(index: int) -> Any:
+            seen.append(index)
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return load(index)
+
+        self.val_set.load = load_or_die  # type: ignore[method-assign]
+        return super()._score(limit)
+
+
+class SecondDies(Trainer):
+    """The second process dies without warning in its fifth step, before it exchanges gradients."""
+
+    number = signal.SIGKILL
+
+    def _take_step(self, parts: Any) -> None:
+        if self.step == 4 and self.processes.rank == 1:
+            os.kill(os.getpid(), self.number)
+        super()._take_step(parts)
+
+
+class SecondStops(SecondDies):
+    """The second process gets stuck instead: it is there, and does nothing."""
+
+    number = signal.SIGSTOP
+
+
+class WorkerDies(Trainer):
+    """A process that prepares pictures dies at its third picture, as if memory had run out."""
+
+    def __init__(self, *arguments: Any, **parts: Any) -> None:
+        super().__init__(*arguments, **parts)
+        read, seen, here = self.train_set.dataset.read, [], os.getpid()
+
+        def read_or_die(index: int) -> Any:
+            seen.append(index)
+            if len(seen) == 3 and os.getpid() != here:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return read(index)
+
+        self.train_set.dataset.read = read_or_die  # type: ignore[method-assign]
+
+
+class Unfinished(Trainer):
+    """Neither exports nor evaluates at the end."""
+
+    def _finish(self) -> None:
+        pass
+
+
 KINDS = {
-    "drifted": DriftedTrainer,
     "whole": Trainer,
+    "drifted": DriftedTrainer,
+    "unfinished": Unfinished,
     "killed": KilledTrainer,
     "killed-while-saving": KilledWhileSaving,
+    "killed-while-evaluating": KilledWhileEvaluating,
+    "second-dies": SecondDies,
+    "second-stops": SecondStops,
+    "worker-dies": WorkerDies,
 }
 
 
+def launch_two(
+    recipes: Mapping[str, Recipe], folder: Path, kind: str = "whole", *, num_nodes: int = 1
+) -> list["subprocess.CompletedProcess[str]"]:
+    """Run recipes by name in two processes, one after the other, into `folder / "runs" / name`.
+
+    Returns:
+        What came of each node.
+    """
+    settings = folder / "recipes"
+    settings.mkdir()
+    for name, recipe in recipes.items():
+        (settings / f"{name}.json").write_text(recipe.model_dump_json())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run"),
+                *("--nnodes", str(num_nodes), "--nproc-per-node", str(2 // num_nodes)),
+                *("--node-rank", str(node), "--master-addr", "127.0.0.1"),
+                *("--master-port", str(port), __file__, settings, folder / "runs", kind),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for node in range(num_nodes)
+    ]
+    outputs = [node.communicate() for node in nodes]
+    return [
+        subprocess.CompletedProcess(node.args, node.returncode, *output)
+        for node, output in zip(nodes, outputs, strict=True)
+    ]
+
+
+def main(settings: str, run: str, kind: str) -> None:
+    """Run a recipe, or a folder of recipes one after the other."""
+    given = Path(settings)
+    for file in sorted(given.glob("*.json")) if given.is_dir() else [given]:
+        recipe = Recipe.model_validate(json.loads(file.read_text()))
+        folder = Path(run) / file.stem if given.is_dir() else Path(run)
+        folder.parent.mkdir(exist_ok=True)
+        print(tiny_trainer(recipe, folder, kind=KINDS[kind]).run())
+
+
 if __name__ == "__main__":
-    settings = Recipe.model_validate(json.loads(Path(sys.argv[1]).read_text()))
-    print(tiny_trainer(settings, Path(sys.argv[2]), kind=KINDS[sys.argv[3]]).run())
+    try:
+        main(*sys.argv[1:])
+    except TrainingError as error:
+        sys.exit(f"ended: {error}")

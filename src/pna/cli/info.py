@@ -30,9 +30,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from pna.model.checkpoints import create_or_load
     from pna.model.counts import count
 
-    model = _model(args)
+    model = create_or_load(args.model, encoder=args.encoder, num_classes=args.classes)
     height, width = args.size
     parts = count(model, (height, width))
     table = Table("part", title=f"{args.model}, {height}x{width}", box=box.SIMPLE)
@@ -53,21 +54,6 @@ def run(args: argparse.Namespace) -> int:
     Console().print(table)
     _print_description(model)
     return 0
-
-
-def _model(args: argparse.Namespace) -> "Segmenter":
-    from pna.model.checkpoints import load
-    from pna.model.presets import PRESETS, create_model
-
-    if args.model in PRESETS:
-        return create_model(
-            args.model, encoder=args.encoder, num_classes=args.classes, pretrained=False
-        )
-    if args.encoder is not None:
-        raise ValueError(
-            f"--encoder goes with a preset ({', '.join(PRESETS)}), got model {args.model!r}"
-        )
-    return load(args.model)
 
 
 def _print_description(model: "Segmenter") -> None:

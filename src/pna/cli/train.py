@@ -36,18 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; returns 0 when finished or stopped on request, 1 if the loss was not finite.
+    """Train; returns 0 when finished or stopped on request, 1 if it broke off.
 
     Raises:
         ValueError: The recipe, the run folder or the data isn't as it should be.
         FileNotFoundError: The recipe, the data or the run isn't there.
     """
-    from pna.train import load_recipe, train  # accelerate and timm take their time
+    from pna.train import TrainingError, load_recipe, train  # accelerate and timm take their time
 
     recipe = load_recipe(_recipe_source(args), args.overrides)
     try:
         outcome = train(recipe, args.out, resume=args.resume)
-    except FloatingPointError as error:
+    except (FloatingPointError, TrainingError) as error:
         print(error, file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":  # one of several processes speaks

@@ -177,6 +177,11 @@ def is_varied(labels: Tensor) -> bool:
 
 def resize_picture(picture: Image, size: Sequence[int]) -> Image:
     """Resizes a picture (3, H, W) bilinearly, antialiased when it shrinks."""
+    if size[1] == 1 and picture.dtype == torch.uint8:
+        # For a result one pixel wide PyTorch's kernel for bytes mixes up channels, or gives up
+        # (seen in 2.14): it takes the result for channels-last.
+        precise = resize_picture(Image(picture.float()), size)
+        return Image(precise.round().to(torch.uint8))
     resized: Image = TF.resize(
         picture, list(size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True
     )

@@ -17,10 +17,10 @@ from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.authors import from_authors
 from pna.model.config import ModelConfig
 from pna.model.errors import WeightsError
-from pna.model.presets import build
+from pna.model.presets import PRESETS, build, create_model
 from pna.model.segmenter import Segmenter
 
-__all__ = ["bundled_models", "from_authors", "load", "push", "save"]
+__all__ = ["bundled_models", "create_or_load", "from_authors", "load", "push", "save"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -94,6 +94,27 @@ def load(path_or_name: str | Path) -> Segmenter:
             f"the weights in {folder} do not fit its {CONFIG_FILE}: {error}"
         ) from error
     return model.eval()
+
+
+def create_or_load(name: str, *, encoder: str | None = None, num_classes: int = 21) -> Segmenter:
+    """Build a preset, without pretrained weights, or read a saved model.
+
+    Args:
+        name: A preset, or what `load` takes.
+        encoder: timm model to build a preset on; its own by default.
+        num_classes: Classes of a preset.
+
+    Raises:
+        ValueError: There is nothing of that name, or an encoder was given for a saved model.
+        WeightsError: The hub cannot be reached.
+    """
+    if name in PRESETS:
+        return create_model(name, encoder=encoder, num_classes=num_classes, pretrained=False)
+    if encoder is not None:
+        raise ValueError(
+            f"an encoder goes with a preset ({', '.join(PRESETS)}), got one for the model {name!r}"
+        )
+    return load(name)
 
 
 def push(model: Segmenter, repository: str, *, private: bool = False) -> str:

@@ -171,7 +171,8 @@ def _backward(
     shapes = [x.shape for x in (query, key, value)]
     grad, query, key, value = (x.flatten(2, 3) for x in (grad, query, key, value))
     grad_query = _tile_buffer(plan, query, query)
-    grad_key, grad_value = torch.zeros_like(_exact(key)), torch.zeros_like(_exact(value))
+    # Not zeros_like, which would copy strides: compiled code relies on contiguous results.
+    grad_key, grad_value = (_exact(x).new_zeros(x.shape) for x in (key, value))
     grad_table = grad_key.new_zeros(() if bias is None else bias.flatten(1).shape)
     for block in plan.blocks(query.shape[0] * query.shape[1]):
         q, k, v = (

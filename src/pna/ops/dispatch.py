@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pna.ops import blocked, numba, reference
+from pna.ops import blocked, numba, reference, triton
 
-Backend = Literal["auto", "reference", "blocked", "numba"]
+Backend = Literal["auto", "reference", "blocked", "numba", "triton"]
 
 _Implementation = Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
 _BACKENDS: dict[str, _Implementation] = {
+    "triton": triton.neighborhood_attention,
     "numba": numba.neighborhood_attention,
     "blocked": blocked.neighborhood_attention,
     "reference": reference.neighborhood_attention,
@@ -49,8 +50,9 @@ def neighborhood_attention(
             reads `bias[head, y - i + window - 1, x - j + window - 1]`.
         window: Cells per side, odd; may exceed the map.
         scale: Factor on the products; `d ** -0.5` by default.
-        backend: "numba" (the fastest on a CPU), "blocked" (portable, bounded memory, exports),
-            "reference" (plain gather, any dtype, twice differentiable, hungry), or "auto".
+        backend: "triton" (fused, for CUDA), "numba" (the fastest on a CPU), "blocked" (portable,
+            bounded memory, exports), "reference" (plain gather, any dtype, twice differentiable,
+            hungry), or "auto".
 
     Returns:
         (B, heads, H, W, dv) in the dtype of `value`; softmax runs in float32 or better.
@@ -81,6 +83,8 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
     """
     if backend not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, auto")
+    if backend == "triton":
+        return triton.why_not(query)
     if backend == "numba":
         return _why_not_numba(query)
     if backend == "blocked" and query.dtype not in _BLOCKED_DTYPES:

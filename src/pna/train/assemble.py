@@ -1,12 +1,10 @@
 """From a recipe to a running `Trainer`: the run folder, the data sets, the network."""
 
-import datetime
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import InitProcessGroupKwargs  # type: ignore[import-untyped]
 from rich.console import Console
 from timm.layers.norm_act import convert_sync_batchnorm
 
@@ -17,11 +15,9 @@ from pna.model.segmenter import Segmenter
 from pna.train.batches import augment
 from pna.train.log import read_log
 from pna.train.loop import Outcome, Trainer
+from pna.train.processes import create_accelerator
 from pna.train.recipe import DataSection, ModelSection, Recipe
 from pna.train.recipe_files import dump_recipe
-
-# The other processes wait for the main one while it evaluates.
-_LONGEST_WAIT = datetime.timedelta(hours=12)
 
 
 def train(
@@ -43,15 +39,14 @@ def train(
             began with, or the recipe and the data don't fit together.
         FileNotFoundError: There is nothing to resume, or the data isn't there.
         FloatingPointError: The loss or a gradient isn't finite.
+        OSError: The disk is full, or a file can't be written.
+        TrainingError: Another process, or one that prepares pictures, has died.
     """
     run = Path(run)
     check_folder(run, resume=resume)
     if resume and is_finished(run, recipe):
         return "finished"
-    accelerator = Accelerator(
-        mixed_precision=recipe.run.precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
-    )
+    accelerator = create_accelerator(recipe)
     trainer = create_trainer(recipe, run, accelerator, console or Console(), resume=resume)
     if resume:
         trainer.restore()
@@ -112,7 +107,7 @@ def create_trainer(
     if recipe.data.limit is not None:
         train_set.pairs = train_set.pairs[: recipe.data.limit]
     model = create_network(recipe.model, train_set.labels, pretrained=not resume)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+    if _is_synchronised(recipe, accelerator):
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if recipe.run.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -125,6 +120,17 @@ def create_trainer(
         accelerator=accelerator,
         console=console,
     )
+
+
+def _is_synchronised(recipe: Recipe, accelerator: Accelerator) -> bool:
+    """Whether batch norm takes its statistics over all processes."""
+    wanted, has_gpu = recipe.run.sync_batch_norm, accelerator.device.type == "cuda"
+    if wanted and not has_gpu:
+        raise ValueError(
+            f"run.sync_batch_norm: expected CUDA devices, got {accelerator.device}: "
+            "PyTorch synchronises batch norm there only; leave the setting out"
+        )
+    return has_gpu and accelerator.num_processes > 1 and wanted is not False
 
 
 def create_split(data: DataSection, use: Literal["train", "val"]) -> SegmentationDataset:

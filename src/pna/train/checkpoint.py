@@ -4,12 +4,15 @@ A checkpoint needs no random states: data, dropout and drop-path draw from (seed
 step number is all there is to restore.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from pna.train.faults import explain_failed_write
 
 VERSION = 1
 # Settings that may change between a run and its continuation: they leave the gradients of a step
@@ -28,6 +31,7 @@ CHANGEABLE = frozenset(
         "run.checkpoint_every",
         "run.log_every",
         "run.tensorboard",
+        "run.timeout",
         "model.pretrained",
     }
 )
@@ -39,32 +43,65 @@ def save_atomically(payload: Mapping[str, Any], path: Path) -> None:
     Args:
         payload: Tensors, numbers, strings, and dicts and lists of them.
         path: Where it goes; its folder exists.
+
+    Raises:
+        OSError: It can't be written; the old file is as it was.
     """
     temporary = path.with_name(f"{path.name}.writing")
-    with temporary.open("wb") as file:
-        torch.save({"version": VERSION, **payload}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    with explain_failed_write(path):
+        try:
+            with temporary.open("wb") as file:
+                torch.save({"version": VERSION, **payload}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+        _sync_folder(path.parent)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU.
+    """Read a checkpoint to the CPU; nothing that may be hidden in the file is run.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: Another version of this package wrote it.
+        ValueError: It is damaged, no checkpoint, or of another version of this package.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file")
-    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may have it raise anything
+        raise _damaged(path, error) from error
+    if not isinstance(payload, dict):
+        raise _damaged(path, f"it holds a {type(payload).__name__}")
     if payload.get("version") != VERSION:
         raise ValueError(
             f"{path}: expected checkpoint version {VERSION}, got {payload.get('version')}: "
             "continue the run with the release that began it"
         )
     return payload
+
+
+@contextlib.contextmanager
+def explain_misfit(path: Path) -> Iterator[None]:
+    """Inside, a checkpoint whose contents aren't what a run needs is named.
+
+    Raises:
+        ValueError: Something is missing in it, or has another shape or type.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: Exception | str) -> ValueError:
+    lines = str(reason).splitlines() or [type(reason).__name__]
+    return ValueError(
+        f"{path}: expected a checkpoint that `pna train` wrote, got a damaged or foreign file "
+        f"({lines[0]}); nothing in it was run. Put a copy of it back, or train into a new folder"
+    )
 
 
 def check_resumable(

@@ -1,5 +1,6 @@
 """What a run tells: `log.jsonl` always, TensorBoard where installed, progress on the console."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from pna.train.faults import explain_failed_write
 
 
 class Writer(Protocol):
@@ -94,7 +97,8 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._file.close()
+        with contextlib.suppress(OSError):  # every row was flushed, or has failed already
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -109,9 +113,13 @@ class RunLog:
             kind: "train", "eval" or "final".
             step: Number of steps taken.
             values: Numbers, and dicts of numbers, by name.
+
+        Raises:
+            OSError: It can't be written.
         """
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        with explain_failed_write(self.path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
         numbers = _numbers(values)
         for name, value in numbers.items():
             if self._writer is not None:

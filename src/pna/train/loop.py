@@ -8,13 +8,12 @@ device, the precision and the process group; the order of the data is our own.
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import broadcast, gather_object  # type: ignore[import-untyped]
+from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from rich.console import Console
 
 from pna.data import Augmented, Batch, SegmentationDataset
@@ -22,9 +21,16 @@ from pna.evaluate import Report, evaluate
 from pna.model.segmenter import Segmenter
 from pna.train.averaging import AveragedWeights
 from pna.train.batches import step_batches
-from pna.train.checkpoint import check_resumable, read_checkpoint, save_atomically
+from pna.train.checkpoint import (
+    check_resumable,
+    explain_misfit,
+    read_checkpoint,
+    save_atomically,
+)
+from pna.train.faults import explain_dead_worker
 from pna.train.interrupt import StopRequest
 from pna.train.log import Meter, RunLog
+from pna.train.processes import Processes, explain_lost_process
 from pna.train.recipe import Recipe
 from pna.train.step import Stepper
 
@@ -40,10 +46,11 @@ class Trainer:
         model: The network.
         train_set: Augmented training samples.
         val_set: What is evaluated.
-        accelerator: Device, precision and processes.
+        accelerator: Device, precision and process group.
         console: Where to show progress.
 
     Attributes:
+        processes: This process among the others.
         step: Steps taken so far.
         stepper: Takes them.
         average: The running average of the weights, if the recipe asks for one.
@@ -72,7 +79,8 @@ class Trainer:
         self.step = 0
         self.best: tuple[int, float] | None = None
         self.unreadable: list[str] = []
-        self.stepper = Stepper(recipe, model, accelerator)
+        self.processes = Processes(accelerator)
+        self.stepper = Stepper(recipe, model, accelerator, self.processes)
         ema = recipe.run.ema
         self.average = None if ema is None else AveragedWeights(model, ema)
         self._meter = Meter()
@@ -84,9 +92,12 @@ class Trainer:
 
         Raises:
             FloatingPointError: The loss or a gradient isn't finite; nothing has been overwritten.
+            TrainingError: Another process, or one that prepares pictures, has died.
         """
         with contextlib.ExitStack() as stack:
-            if self.accelerator.is_main_process:
+            stack.enter_context(explain_lost_process(self.processes.rank, self.processes.number))
+            stack.enter_context(explain_dead_worker())
+            if self.processes.is_main:
                 self._log = stack.enter_context(self._open_log())
             with StopRequest() as stop:
                 if self._is_evaluation_due():  # the checkpoint was written just before it
@@ -102,15 +113,15 @@ class Trainer:
             self.train_set,
             self.recipe,
             start_step=self.step,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            rank=self.processes.rank,
+            world_size=self.processes.number,
         )
         start = time.perf_counter()
         for parts in batches:
             self._take_step(parts)
             self._timed_steps += 1
             self._seconds += time.perf_counter() - start
-            should_stop = self._agree(stop.is_set)
+            should_stop = self.processes.any(stop.is_set)
             self._after_step(should_stop)
             if should_stop and self.step < self.recipe.schedule.steps:
                 return False
@@ -146,18 +157,6 @@ class Trainer:
     def _note(self, unreadable: Iterable[str]) -> None:
         """Keep each message once: a sample is met again in every epoch."""
         self.unreadable = list(dict.fromkeys([*self.unreadable, *unreadable]))
-
-    def _gather_unreadable(self) -> None:
-        """Let every process know what any of them found."""
-        if self.accelerator.num_processes > 1:
-            self._note(gather_object(self.unreadable))
-
-    def _agree(self, is_set: bool) -> bool:
-        """Whether any process says so: all must stop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return is_set
-        flag = torch.tensor(float(is_set), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     def _open_log(self) -> RunLog:
         return RunLog(
@@ -196,7 +195,7 @@ class Trainer:
             self._log.write("eval", self.step, _summary(report))
             if is_best:
                 self._save_best(score)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _score(self, limit: int | None) -> Report:
         """Evaluate; every process takes its share of the pictures and gets the whole report."""
@@ -215,8 +214,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write `last.pt`."""
-        self._gather_unreadable()
-        if self.accelerator.is_main_process:
+        self._note(self.processes.join(self.unreadable))
+        if self.processes.is_main:
             scaler = self.accelerator.scaler
             payload = {
                 **self._identity(),
@@ -229,7 +228,7 @@ class Trainer:
                 "unreadable": self.unreadable,
             }
             save_atomically(payload, self.folder / "last.pt")
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _save_best(self, score: float) -> None:
         payload = {**self._identity(), "score": score, "model": self.weights.state_dict()}
@@ -247,11 +246,15 @@ class Trainer:
 
         Raises:
             FileNotFoundError: There is none.
-            ValueError: It was written under another recipe or for other classes.
+            ValueError: It was written under another recipe or for other classes, or is damaged.
         """
         path = self.folder / "last.pt"
         saved = read_checkpoint(path)
-        check_resumable(path, saved, self.recipe.flat(), list(self.val_set.labels.classes))
+        with explain_misfit(path):
+            check_resumable(path, saved, self.recipe.flat(), list(self.val_set.labels.classes))
+            self._load(saved)
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
         self.step, self.best = saved["step"], saved["best"]
         self.model.load_state_dict(saved["model"])
         self.stepper.optimizer.load_state_dict(saved["optimizer"])
@@ -267,7 +270,7 @@ class Trainer:
 
         The samples that couldn't be read, in training or in this evaluation, are listed.
         """
-        self._gather_unreadable()
+        self._note(self.processes.join(self.unreadable))
         step = self.step
         if self.recipe.run.export == "best" and self.best is not None:
             best = read_checkpoint(self.folder / "best.pt")
@@ -285,7 +288,7 @@ class Trainer:
             )
             for message in self.unreadable:
                 self._log.say(f"could not be read, and was replaced or left out: {message}")
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
 
 def _summary(report: Report) -> dict[str, object]:

@@ -179,6 +179,10 @@ class RunSection(Section):
     """Parts a step's batch is cut into, one after the other, to save memory."""
     precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_yaml_no)] = "no"
     """Automatic mixed precision; `no` trains in float32."""
+    sync_batch_norm: bool | None = None
+    """Whether batch norm takes its statistics over all GPUs; none: where there are several."""
+    timeout: PositiveFloat = 1800.0
+    """Seconds that the processes of a run wait for each other within a step; then it ends."""
     channels_last: bool = False
     """Whether pictures and weights are laid out channels-last."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -51,7 +51,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     label, text = _read(source)
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{label}: expected YAML, got {error}: correct the file") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{label}: expected a mapping of sections, got {type(tree).__name__}")
@@ -84,7 +84,10 @@ def _read(source: str | Path) -> tuple[str, str]:
     """Name for messages and text of a recipe."""
     path = Path(source)
     if path.is_file():
-        return str(path), path.read_text(encoding="utf-8")
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected text in UTF-8, got {error}") from error
     names = bundled_recipes()
     if str(source) in names:
         bundled = _bundled(str(source))
@@ -105,7 +108,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ValueError(f"--set {override}: expected section.key=value, e.g. run.batch_size=4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"--set {override}: expected a YAML value, got {text!r}") from error
     *parents, last = dotted.split(".")
     for parent in parents:

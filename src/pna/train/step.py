@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pna.data import Batch
 from pna.model.segmenter import Segmenter
-from pna.train.losses import count_valid, segmentation_loss
+from pna.train.hard_pixels import Cut
+from pna.train.losses import (
+    Scope,
+    count_valid,
+    find_cuts,
+    hard_pixel_losses,
+    segmentation_loss,
+)
 from pna.train.optimizer import create_optimizer
+from pna.train.processes import Processes
 from pna.train.recipe import LossSection, Recipe
 from pna.train.schedule import learning_rate_factor, set_learning_rate
 
@@ -31,9 +39,13 @@ class Objective(nn.Module):
         self.model = model
         self.weights = weights
 
-    def forward(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, pictures: Tensor, labels: Tensor, scope: Scope
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its parts (see `segmentation_loss`)."""
-        return segmentation_loss(self.model(pictures), labels, self.model.upsample, self.weights)
+        return segmentation_loss(
+            self.model(pictures), labels, self.model.upsample, self.weights, scope=scope
+        )
 
 
 class Stepper:
@@ -42,16 +54,20 @@ class Stepper:
     Args:
         recipe: The settings.
         model: The network; moved to the accelerator's device.
-        accelerator: Device, precision and processes.
+        accelerator: Device and precision.
+        processes: This process among the others.
 
     Attributes:
         optimizer: AdamW, its learning rates those of the last step taken.
     """
 
-    def __init__(self, recipe: Recipe, model: Segmenter, accelerator: Accelerator) -> None:
+    def __init__(
+        self, recipe: Recipe, model: Segmenter, accelerator: Accelerator, processes: Processes
+    ) -> None:
         self.recipe = recipe
         self.model = model
         self.accelerator = accelerator
+        self.processes = processes
         self.objective, self.optimizer = accelerator.prepare(
             Objective(model, recipe.loss), create_optimizer(model, recipe.optimizer)
         )
@@ -81,38 +97,57 @@ class Stepper:
         return losses
 
     def _seed(self, step: int) -> int:
-        numbers = (self.recipe.run.seed, step, self.accelerator.process_index)
+        numbers = (self.recipe.run.seed, step, self.processes.rank)
         return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
     def _backward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Accumulate the gradients of all parts; returns the losses over them.
 
-        Each part counts by its share of the valid pixels of the whole step, so that N parts or
-        processes give the gradient of one.
+        The means are taken over the whole step, so that N parts or processes give the gradient of
+        one. Data parallelism takes the mean over processes of what is a sum: hence `number`.
         """
+        scope = self._scope(parts)
+        number = self.processes.number
         losses: dict[str, Tensor] = {}
-        for batch, share, synchronised in self._shares(parts):
-            with synchronised:
-                total, terms = self.objective(*self._to_device(batch))
-                self.accelerator.backward(total * share)
+        for place, batch in enumerate(parts, start=1):
+            is_last = place == len(parts)  # gradients are exchanged after the last part
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.objective):
+                total, terms = self.objective(*self._to_device(batch), scope)
+                self.accelerator.backward(total * number)
             for name, value in {"loss": total.detach(), **terms}.items():
-                losses[name] = losses.get(name, torch.zeros_like(share)) + value * share
+                losses[name] = losses.get(name, torch.zeros_like(value)) + value * number
         return losses
 
-    def _shares(
-        self, parts: Sequence[Batch]
-    ) -> Iterator[tuple[Batch, Tensor, contextlib.AbstractContextManager[None]]]:
-        """Each part, its share of the valid pixels, and whether gradients are exchanged after it.
+    def _scope(self, parts: Sequence[Batch]) -> Scope:
+        """The whole step: all parts on all processes."""
+        num_valid = torch.stack([count_valid(batch.labels) for batch in parts]).sum()
+        add_up = self.processes.add_up
+        scope = Scope(int(add_up(num_valid)), add_up)
+        kinds = (self.recipe.loss.coarse_kind, self.recipe.loss.stage_kind)
+        if len(parts) == 1 or "hard_pixels" not in kinds:
+            return scope
+        return scope._replace(cuts=self._look_ahead(parts, scope))
 
-        Data parallelism takes the mean over processes, so shares sum to their number.
+    @torch.no_grad()
+    def _look_ahead(self, parts: Sequence[Batch], scope: Scope) -> dict[str, Cut]:
+        """Where the hardest pixels of all parts end: it takes one forward pass more to know.
+
+        Keeping the graphs of all parts instead would need the memory that accumulation saves. The
+        pass leaves no trace: the next one draws the same dropout, batch norm's averages go back.
         """
-        valid = torch.stack([count_valid(batch.labels) for batch in parts])
-        valid = valid.to(self.accelerator.device, dtype=torch.float32)
-        everywhere = self.accelerator.reduce(valid.sum(), reduction="sum").clamp(min=1)
-        shares = valid * self.accelerator.num_processes / everywhere
-        for batch, share in zip(parts[:-1], shares[:-1], strict=True):
-            yield batch, share, self.accelerator.no_sync(self.objective)
-        yield parts[-1], shares[-1], contextlib.nullcontext()
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        device = self.accelerator.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            losses = [self._hard_pixel_losses(batch) for batch in parts]
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        return find_cuts(losses, self.recipe.loss, scope)
+
+    def _hard_pixel_losses(self, batch: Batch) -> dict[str, Tensor]:
+        pictures, labels = self._to_device(batch)
+        with self.accelerator.autocast():
+            output = self.model(pictures)
+        return hard_pixel_losses(output, labels, self.model.upsample, self.recipe.loss)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         layout = torch.channels_last if self.recipe.run.channels_last else torch.preserve_format

@@ -58,7 +58,9 @@ def depthwise(width: int, *, bias: bool) -> nn.Conv2d:
 
 
 STRIP_CELLS = 2**12
-"""Cells that a wide intermediate may have without gradients: at 510 channels, 8 MiB."""
+"""Cells of a strip: what is wide and local fits into a cache then, at 510 channels 8 MiB."""
+STRIP_ROWS = 16
+"""Rows of a strip at least: two more are computed with them."""
 
 
 class Strip(NamedTuple):
@@ -85,7 +87,7 @@ def cut_strips(x: Tensor) -> Iterator[Strip]:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         yield Strip(0, H, x, slice(0, H))
         return
-    rows = max(1, STRIP_CELLS // W)
+    rows = max(STRIP_ROWS, STRIP_CELLS // W)
     for begin in range(0, H, rows):
         end, top = min(begin + rows, H), max(begin - 1, 0)
         yield Strip(begin, end, x[:, top : end + 1], slice(begin - top, end - top))

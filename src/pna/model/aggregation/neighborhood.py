@@ -53,9 +53,13 @@ class NeighborhoodAggregation(nn.Module):
 
     def forward(self, feature: Tensor, value: Tensor) -> Tensor:
         """Aggregate the values (B, H, W, D) by the likeness of the features (B, H, W, D)."""
-        query, key = self._query_key(feature)
-        value = split_heads(self.value(self.norm_value(value)), self.heads)
-        out = neighborhood_attention(query, key, value, self.bias_table, window=self.window)
+        # Queries, keys and values have no name here, so they are gone when the projection runs.
+        out = neighborhood_attention(
+            *self._query_key(feature),
+            split_heads(self.value(self.norm_value(value)), self.heads),
+            self.bias_table,
+            window=self.window,
+        )
         return cast(Tensor, self.project(merge_heads(out)))
 
     def similarity(self, feature: Tensor, row: int, col: int) -> Similarity:

@@ -43,9 +43,10 @@ class ReleasedFusion(nn.Module):
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Fuse embedded features and prediction, each (B, H, W, D)."""
-        # Queries and keys take f itself: only the shortcut has been through SAM.
-        shortcut = f if self.self_aggregation is None else self.self_aggregation(f)
-        x = shortcut + self.neighborhood(f, p)
+        # Queries and keys take f itself: only the shortcut has been through SAM. NAM, which needs
+        # more memory, runs first, while there is no shortcut to keep.
+        x = self.neighborhood(f, p)
+        x = x + (f if self.self_aggregation is None else self.self_aggregation(f))
         return cast(Tensor, self.norm_out(x + self.mlp(self.norm_mlp(x))))
 
 
@@ -69,8 +70,8 @@ class PaperFusion(nn.Module):
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Fuse embedded features and prediction, each (B, H, W, D)."""
-        shortcut = f if self.self_aggregation is None else self.self_aggregation(f)
-        x = shortcut + self.neighborhood(f, p)
+        x = self.neighborhood(f, p)
+        x = x + (f if self.self_aggregation is None else self.self_aggregation(f))
         return cast(Tensor, x + self.feed_forward(x))
 
 
