@@ -111,6 +111,7 @@ def test_models(tmp_path, peaks, layout):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it compiles four graphs: minutes on two busy cores
 @pytest.mark.filterwarnings("default")  # the compiler has its own
 def test_compiled_models(tmp_path, peaks):
     # One with a single loss, one with the operator's backward pass in its graph.
