@@ -10,6 +10,7 @@ from torch import Tensor
 from pna.bench.clock import Call
 from pna.model.checkpoints import create_or_load
 from pna.model.segmenter import Segmenter
+from pna.train.losses import Scope
 from pna.train.optimizer import create_optimizer
 from pna.train.recipe import LossSection, OptimizerSection
 from pna.train.step import Objective
@@ -85,10 +86,11 @@ def inference(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
 def _training(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
     """Forward, the recipes' loss (cross-entropy of P0, all stages, auxiliary), backward, AdamW."""
     objective = Objective(model, LossSection())
+    scope = Scope(work.batch * work.size[0] * work.size[1])  # no pixel is ignored
 
     def total_loss(pictures: Tensor, labels: Tensor) -> Tensor:
         # The total alone: inductor takes the only part of a loss, detached, for its total.
-        loss: Tensor = objective(pictures, labels)[0]
+        loss: Tensor = objective(pictures, labels, scope)[0]
         return loss
 
     run = _compile(total_loss, work)
