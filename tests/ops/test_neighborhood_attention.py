@@ -346,7 +346,7 @@ def test_bad_input(change, message):
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.setattr("pna.ops.dispatch._HAS_NUMBA", False)
+    monkeypatch.setattr("pna.ops.numba._IS_INSTALLED", False)
     query = torch.zeros(1, 1, 2, 2, 2)
     assert "pip install numba" in why_not("numba", query, window=3)
     assert neighborhood_attention(query, query, query, window=3).shape == query.shape

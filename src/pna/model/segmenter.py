@@ -146,8 +146,7 @@ class Segmenter(nn.Module):
         """
         H, W = size
         divisor = self.encoder.divisor
-        # Softmax copies class maps that are not contiguous: cheaper here than at full size.
-        padded = resize(logits.contiguous(), (H + -H % divisor, W + -W % divisor))
+        padded = resize(logits, (H + -H % divisor, W + -W % divisor))
         return padded[..., :H, :W]
 
     @torch.inference_mode()

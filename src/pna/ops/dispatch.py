@@ -1,7 +1,6 @@
 """The public operator: checks, choice of backend, and why a backend cannot serve a call."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -21,7 +20,6 @@ _BACKENDS: dict[str, _Implementation] = {
 BACKENDS = tuple(_BACKENDS)
 """Backends in the order in which `auto` tries them."""
 
-_HAS_NUMBA = find_spec("numba") is not None
 _BLOCKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -86,21 +84,9 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
     if backend == "triton":
         return triton.why_not(query)
     if backend == "numba":
-        return _why_not_numba(query)
+        return numba.why_not(query)
     if backend == "blocked" and query.dtype not in _BLOCKED_DTYPES:
         return f"it computes float16, bfloat16, float32 and float64, not {query.dtype}"
-    return None
-
-
-def _why_not_numba(query: Tensor) -> str | None:
-    if not _HAS_NUMBA:
-        return "numba is not installed (pip install numba)"
-    if query.device.type != "cpu":
-        return f"it computes on the CPU, not on {query.device}"
-    if query.dtype not in numba.DTYPES:
-        return f"it takes float16, bfloat16 and float32, not {query.dtype}"
-    if torch.compiler.is_exporting():
-        return "an exported graph cannot hold it"
     return None
 
 

@@ -7,6 +7,7 @@ numba compiles the kernels at the first call, which takes some seconds, and keep
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """What it takes; it computes in float32."""
 ROWS = 16
 """Rows of a band: fewer pack every key more often, more leave threads without work."""
+
+_IS_INSTALLED = find_spec("numba") is not None
+
+
+def why_not(query: Tensor) -> str | None:
+    """Say why the kernels cannot serve a call, or None when they can."""
+    if not _IS_INSTALLED:
+        return "numba is not installed (pip install numba)"
+    if query.device.type != "cpu":
+        return f"it computes on the CPU, not on {query.device}"
+    if query.dtype not in DTYPES:
+        return f"it takes float16, bfloat16 and float32, not {query.dtype}"
+    if torch.compiler.is_exporting():
+        return "an exported graph cannot hold it"
+    return None
 
 
 def cut_bands(query: Tensor, rows: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from torch import Tensor
 from pna.train.faults import TrainingError
 from pna.train.recipe import Recipe
 
-# The others wait for the main process while it evaluates or writes a checkpoint.
-_LONGEST_EVALUATION = datetime.timedelta(hours=12)
+# The others wait for the main process while it writes a checkpoint, a model or a report.
+_LONGEST_WAIT = datetime.timedelta(hours=12)
 
 # What gloo and NCCL say of a lost process in errors that are of no type of their own.
 _SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out")
@@ -63,7 +63,7 @@ class Processes:
         # Gloo, whatever the steps use: it notices at once when a process dies.
         self._patient: torch.distributed.ProcessGroup | None = None
         if self.number > 1:
-            group = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_EVALUATION)
+            group = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
             assert isinstance(group, torch.distributed.ProcessGroup)  # it holds every process
             self._patient = group
 

@@ -67,13 +67,10 @@ class Strip(NamedTuple):
     """Some rows of a map, and the rows that a 3x3 convolution needs to compute them.
 
     Attributes:
-        begin, end: Rows of the map.
         x: (B, rows + halo, W, D), the rows with one more on each side that the map has.
         inner: Where the rows are in `x`.
     """
 
-    begin: int
-    end: int
     x: Tensor
     inner: slice
 
@@ -85,12 +82,12 @@ def cut_strips(x: Tensor) -> Iterator[Strip]:
     """
     H, W = x.shape[1:3]
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        yield Strip(0, H, x, slice(0, H))
+        yield Strip(x, slice(0, H))
         return
     rows = max(STRIP_ROWS, STRIP_CELLS // W)
     for begin in range(0, H, rows):
         end, top = min(begin + rows, H), max(begin - 1, 0)
-        yield Strip(begin, end, x[:, top : end + 1], slice(begin - top, end - top))
+        yield Strip(x[:, top : end + 1], slice(begin - top, end - top))
 
 
 def map_strips(local: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
