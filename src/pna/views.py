@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pna.model.resize import resize
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Views:
 WHOLE = Views()
 
 
-def blend(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
+def blend(model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
     """Segment a batch by several views.
 
     The sums are held at the pictures' size: 4 bytes for every class and pixel, of the final stage
@@ -93,7 +93,7 @@ def _rescale(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _in_tiles(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
+def _in_tiles(model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
     """Probabilities (B, K, H, W) of each stage at the size of `pictures`, blended over tiles."""
     H, W = pictures.shape[-2:]
     height, width = (H, W) if views.tile is None else (min(views.tile[0], H), min(views.tile[1], W))
@@ -111,7 +111,7 @@ def _in_tiles(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool)
     return [total.div_(weights) for total in sums]
 
 
-def _look(model: Segmenter, pictures: Tensor, views: Views, stages: bool) -> Iterator[Tensor]:
+def _look(model: BaseSegmenter, pictures: Tensor, views: Views, stages: bool) -> Iterator[Tensor]:
     """Probabilities of each stage, from one run of the network; with `flip`, two, averaged."""
     size = pictures.shape[-2:]
     seen = _logits(model, pictures, stages)
@@ -124,7 +124,7 @@ def _look(model: Segmenter, pictures: Tensor, views: Views, stages: bool) -> Ite
         yield share
 
 
-def _logits(model: Segmenter, pictures: Tensor, stages: bool) -> list[Tensor]:
+def _logits(model: BaseSegmenter, pictures: Tensor, stages: bool) -> list[Tensor]:
     """(B, K, h, w) logits of P0 to Pn, each at its own stride; or of the final one alone."""
     output = model(pictures, stages=True)
     found = [output.coarse, *output.stages]

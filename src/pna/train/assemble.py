@@ -11,7 +11,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from pna.data import SegmentationDataset, create_dataset
 from pna.labels import LabelSpace, read_label_space
 from pna.model.presets import create_model
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.batches import augment
 from pna.train.log import read_log
 from pna.train.loop import Outcome, Trainer
@@ -160,7 +160,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
     )
 
 
-def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bool) -> Segmenter:
+def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bool) -> BaseSegmenter:
     """The recipe's network for a label space.
 
     Args:

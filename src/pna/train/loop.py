@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pna.data import Augmented, Batch, SegmentationDataset
 from pna.evaluate import Report, evaluate
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.averaging import AveragedWeights
 from pna.train.batches import step_batches
 from pna.train.checkpoint import (
@@ -63,7 +63,7 @@ class Trainer:
         recipe: Recipe,
         run: Path,
         *,
-        model: Segmenter,
+        model: BaseSegmenter,
         train_set: Augmented,
         val_set: SegmentationDataset,
         accelerator: Accelerator,
@@ -180,7 +180,7 @@ class Trainer:
             self._log.write("train", self.step, row)
 
     @property
-    def weights(self) -> Segmenter:
+    def weights(self) -> BaseSegmenter:
         """The network that is evaluated and exported: the average, where there is one."""
         return self.model if self.average is None else self.average.model
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pna.labels import IGNORE_INDEX
 from pna.model.refiner import OwnLoss
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 
 # From what the refiner has put into `aux` and the labels (B, H, W) of the padded pictures, ignored
 # in the padding, to means over this batch by name, 0 (with a graph) where nothing is valid.
@@ -16,7 +16,7 @@ OwnLosses = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
 _LOSSES: dict[OwnLoss, OwnLosses] = {}
 
 
-def find_own_losses(model: Segmenter) -> OwnLosses | None:
+def find_own_losses(model: BaseSegmenter) -> OwnLosses | None:
     """The losses that a model's refiner names, for labels at the pictures' size; None without."""
     if model.refiner is None or model.refiner.own_loss is None:
         return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pna.data import Batch
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.hard_pixels import Cut
 from pna.train.losses import (
     Scope,
@@ -35,7 +35,7 @@ class Objective(nn.Module):
     to be averaged, evaluated and saved.
     """
 
-    def __init__(self, model: Segmenter, weights: LossSection) -> None:
+    def __init__(self, model: BaseSegmenter, weights: LossSection) -> None:
         super().__init__()
         self.model = model
         self.weights = weights
@@ -69,7 +69,7 @@ class Stepper:
     """
 
     def __init__(
-        self, recipe: Recipe, model: Segmenter, accelerator: Accelerator, processes: Processes
+        self, recipe: Recipe, model: BaseSegmenter, accelerator: Accelerator, processes: Processes
     ) -> None:
         self.recipe = recipe
         self.model = model
