@@ -18,7 +18,7 @@ from pna.ops.windows import window_size
 
 
 # Title and attribute of what comes before refinement: of a cascade, of a segmenter.
-_UNREFINED = (("wrapped model", "base"), ("encoder", "encoder"), ("coarse head", "coarse"))
+UNREFINED = (("wrapped model", "base"), ("encoder", "encoder"), ("coarse head", "coarse"))
 
 
 class PartCounts(NamedTuple):
@@ -50,7 +50,7 @@ def count(model: BaseSegmenter, size: tuple[int, int]) -> list[PartCounts]:
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
-        (title, path, getattr(model, path, None)) for title, path in _UNREFINED
+        (title, path, getattr(model, path, None)) for title, path in UNREFINED
     ]
     stages = getattr(model.refiner, "stages", None)
     if stages is None:

@@ -125,7 +125,7 @@ def create_model(
             "embedding_bias": embedding_bias,
         },
     )
-    labels = _choose_labels(num_classes, labels)
+    labels = choose_labels(num_classes, labels)
     if output_stride is None and config.output_stride != 32 and not _can_dilate(config):
         config = replace(config, output_stride=32)
     return build(config, labels, pretrained=pretrained)
@@ -211,7 +211,12 @@ def _override(
     return replace(config, **model)
 
 
-def _choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
+def choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
+    """The classes that were given, by name or by number.
+
+    Raises:
+        ValueError: Neither was given, or they differ.
+    """
     if labels is None and num_classes is None:
         raise ValueError("expected num_classes or labels, got neither")
     if labels is None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pna.labels import LabelSpace
 from pna.model.aggregation.head import PNAHead
-from pna.model.config import ModelConfig
+from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.encoder import TimmEncoder
 from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.resize import resize
@@ -84,11 +84,13 @@ class BaseSegmenter(nn.Module, ABC):
 
     Attributes:
         refiner: Refines the coarse logits; None leaves them as they are. Subclasses set it.
+        config: What the model was built from; None cannot be saved.
     """
 
     mean: Tensor
     std: Tensor
     refiner: Refiner | None
+    config: ModelConfig | CascadeConfig | None
 
     def __init__(
         self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]

@@ -204,7 +204,7 @@ class Trainer:
         return evaluate(
             self.weights,
             self.val_set,
-            model_name=self.recipe.model.preset,
+            model_name=self.recipe.model.title,
             limit=limit,
             skip_bad=self.recipe.data.skip_bad,
             progress=False,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -137,7 +138,9 @@ def _keys_of(place: Iterable[str]) -> list[str]:
     """The known keys of a section."""
     section: type[BaseModel] = Recipe
     for part in place:
-        annotation = section.model_fields[part].annotation
+        annotation: Any = section.model_fields[part].annotation
+        if isinstance(annotation, UnionType):  # a section that may be left out
+            annotation = next(kind for kind in get_args(annotation) if kind is not NoneType)
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)
         section = annotation

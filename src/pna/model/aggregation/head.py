@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
 from pna.model.refiner import Refined, Refiner, Scene
-from pna.model.resize import ResizeMode
+from pna.model.resize import ResizeMode, resize
 
 _HEAD_WIDTH = 32
 
@@ -31,6 +31,11 @@ class PNAHead(Refiner):
         residual: How a stage carries the logits it was given: "none", "add" or "aggregate".
         embedding_bias: Whether the 1x1 embeddings have a bias; one for all levels or one each.
         mlp_ratio: Hidden channels of the feed-forward networks per channel.
+        centre: Bias at the start with which `residual="aggregate"` gathers a cell's own logits.
+        keep_detail: What P0 loses by being resized to a stage is added again at the next one, and
+            what the finest stage loses at the end: P_m = A(resize(P_{m-1}) + detail_m) + ..., where
+            detail_m = resize(P0) - resize(resize_{m-1}(P0)). For logits that are carried, and a P0
+            that is finer than the coarsest stage.
 
     Raises:
         ValueError: The numbers of levels differ, or an option is out of range.
@@ -49,6 +54,8 @@ class PNAHead(Refiner):
         residual: Residual = "none",
         embedding_bias: bool | Sequence[bool] = True,
         mlp_ratio: float = 1.0,
+        centre: float = 5.0,
+        keep_detail: bool = False,
     ) -> None:
         super().__init__()
         levels = len(in_channels)
@@ -61,9 +68,12 @@ class PNAHead(Refiner):
         windows = _per_level("window", window, levels)
         biases = _per_level("embedding_bias", embedding_bias, levels)
         _check_choices_of_levels(levels, widths, windows)
+        if keep_detail and residual == "none":
+            raise ValueError("keep_detail is for carried logits, got residual='none'; leave it out")
         self.in_channels = tuple(in_channels)
         self.num_classes = num_classes
         self.num_stages = levels
+        self.keep_detail = keep_detail
         # In the order in which they run, coarse to fine: stages[0] makes P1.
         self.stages = nn.ModuleList(
             Stage(
@@ -77,6 +87,7 @@ class PNAHead(Refiner):
                 residual=residual,
                 embedding_bias=biases[i],
                 mlp_ratio=mlp_ratio,
+                centre=centre,
             )
             for i in reversed(range(levels))
         )
@@ -92,7 +103,8 @@ class PNAHead(Refiner):
             stop_at: Number of stages to run; all by default.
 
         Returns:
-            [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level.
+            [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level; with
+            `keep_detail` the last one at that of P0, if that is finer.
 
         Raises:
             ValueError: The number of features, the classes or `stop_at` do not fit the head.
@@ -102,7 +114,12 @@ class PNAHead(Refiner):
         for stage, feature in zip(self.stages, reversed(features), strict=True):
             if len(predictions) == stop_at:
                 break
-            predictions.append(stage(feature, predictions[-1] if predictions else coarse))
+            previous = predictions[-1] if predictions else coarse
+            if self.keep_detail:
+                previous = _with_detail(previous, coarse, feature.shape[-2:])
+            predictions.append(stage(feature, previous))
+        if self.keep_detail and predictions[-1].shape[-2] < coarse.shape[-2]:
+            predictions[-1] = _with_detail(predictions[-1], coarse, coarse.shape[-2:])
         return predictions
 
     def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
@@ -141,6 +158,17 @@ class PNAHead(Refiner):
                 f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
             )
         self._check_stop(stop_at)
+
+
+def _with_detail(previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a prediction, and add what `coarse` has at `size` and has lost at its size.
+
+    Of predictions that are `coarse` resized, this makes `coarse` resized: nothing is lost.
+    """
+    if previous is coarse:
+        return resize(coarse, size)
+    kept = resize(coarse, previous.shape[-2:])
+    return resize(previous - kept, size) + resize(coarse, size)
 
 
 def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:
