@@ -70,6 +70,7 @@ def create_model(
     upsample: ResizeMode | None = None,
     variant: Variant | None = None,
     residual: Residual | None = None,
+    centre: float | None = None,
     embedding_bias: bool | None = None,
 ) -> Segmenter:
     """Build one of the paper's models, or ours, on any encoder.
@@ -95,6 +96,7 @@ def create_model(
         upsample: How predictions are resized between stages.
         variant: "released" or "paper".
         residual: How logits are carried: "none", "add" or "aggregate".
+        centre: Bias with which "aggregate" gathers a cell's own logits at the start.
         embedding_bias: Whether the stages' 1x1 embeddings have a bias.
 
     Raises:
@@ -122,6 +124,7 @@ def create_model(
             "upsample": upsample,
             "variant": variant,
             "residual": residual,
+            "centre": centre,
             "embedding_bias": embedding_bias,
         },
     )

@@ -197,6 +197,7 @@ def create_network(
         self_aggregation=overrides.self_aggregation,
         variant=overrides.variant,
         residual=overrides.residual,
+        centre=overrides.centre,
         embedding_bias=overrides.embedding_bias,
         upsample=overrides.upsample,
         drop_path=overrides.drop_path,
@@ -230,4 +231,5 @@ def _create_cascade(
         self_aggregation=overrides.self_aggregation is not False,
         variant=overrides.variant or "released",
         residual=overrides.residual or "aggregate",
+        centre=8.0 if overrides.centre is None else overrides.centre,
     )

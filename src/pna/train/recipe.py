@@ -50,6 +50,8 @@ class ModelOverrides(Section):
     """Which description of a stage to build: the released code's or the paper's equations."""
     residual: Literal["none", "add", "aggregate"] | None = None
     """How a stage carries on the logits of the stage before."""
+    centre: float | None = None
+    """Bias with which a cell keeps its own logits at the start; cascades have 8, presets 5."""
     embedding_bias: bool | None = None
     """Whether the 1x1 embeddings of the stages have a bias."""
     upsample: Literal["nearest", "bilinear"] | None = None
@@ -58,7 +60,7 @@ class ModelOverrides(Section):
     """Stochastic depth of the encoder."""
 
 
-_CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual"}
+_CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual", "centre"}
 
 
 class CascadeSection(Section):

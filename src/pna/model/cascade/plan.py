@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pna.model.cascade.probe import Map, Probe, look, probe, takes
+from pna.model.cascade.probe import Map, Probe, probe, takes
 from pna.model.cascade.taps import Place, find_module, parse_place
 from pna.model.resize import resize
 
@@ -28,13 +28,15 @@ class Plan(NamedTuple):
         features: The levels, fine to coarse.
         coarse: The logits P0; None if a function makes them of the output.
         coarse_stride: Pixels per cell of P0.
-        divisor: What pictures are padded to.
+        divisor: What pictures are padded to multiples of.
+        smallest: Least height and width that the network takes, a multiple of `divisor`.
     """
 
     features: tuple[Map, ...]
     coarse: Place | None
     coarse_stride: int
     divisor: int
+    smallest: int
 
 
 def make_plan(
@@ -72,7 +74,7 @@ def make_plan(
     stride = _check_logits(network, logits, num_classes, seen.size)
     if divisor is None:
         divisor = _find_divisor(network, seen, levels)
-    return Plan(tuple(levels), place, stride, divisor)
+    return Plan(tuple(levels), place, stride, divisor, _find_smallest(network, seen, divisor))
 
 
 def _find_levels(network: nn.Module, seen: Probe, num_classes: int) -> list[Map]:
@@ -263,18 +265,24 @@ def _check_logits(
 
 
 def _find_divisor(network: nn.Module, seen: Probe, levels: Sequence[Map]) -> int:
-    """The coarsest stride, if the network takes odd multiples of it, with the same strides."""
-    divisor = levels[-1].stride
-    again = takes(network, (5 * divisor, 3 * divisor))
-    if again is not None and _same_strides(levels, again):
-        return divisor
-    unit = seen.size[0] // 2
-    if not _same_strides(levels, look(network, (5 * unit, 3 * unit))):
-        raise ValueError(
-            f"{type(network).__name__}: the strides of its features change with the size of the "
-            f"picture, so they do not nest; {_NAME_THEM}"
-        )
-    return unit
+    """The coarsest stride, or twice it, ...: the first whose odd multiples the network takes."""
+    divisor, unit = levels[-1].stride, seen.size[0] // 2
+    while divisor <= unit:
+        again = takes(network, (5 * divisor, 3 * divisor))
+        if again is not None and _same_strides(levels, again):
+            return divisor
+        divisor *= 2
+    raise ValueError(
+        f"{type(network).__name__}: its features have strides {[m.stride for m in levels]} at "
+        f"{seen.size[0]}x{seen.size[1]}, but not at other sizes, so they do not nest; {_NAME_THEM}, "
+        "or say what sides must be multiples of (divisor=)"
+    )
+
+
+def _find_smallest(network: nn.Module, seen: Probe, divisor: int) -> int:
+    """One cell of the coarsest level, or as many as it takes (a group norm needs two values)."""
+    sides = (divisor * cells for cells in (1, 2, 4))
+    return next((side for side in sides if takes(network, (side, side))), min(seen.size))
 
 
 def _same_strides(levels: Sequence[Map], seen: Probe) -> bool:

@@ -7,7 +7,7 @@ segmentation_models_pytorch and transformers, functions of torchvision, backbone
 import importlib
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,12 +111,24 @@ def _class(module: ModuleType, name: str) -> Any:
     return found
 
 
+def _check_options(source: SourceConfig, known: Iterable[str], reserved: Iterable[str]) -> None:
+    """Refuse what a library would swallow without a word."""
+    known = sorted({*known} - {*reserved, "self", "kwargs"})
+    if unknown := sorted(source.options.keys() - {*known}):
+        raise ValueError(f"no option {', '.join(unknown)} here; known are {', '.join(known)}")
+
+
 def _smp(source: SourceConfig, num_classes: int, pretrained: bool) -> nn.Module:
     options = dict(source.options)
     encoder = str(options.get("encoder_name", ""))
-    if "encoder_weights" in options:
-        raise ValueError("whether the encoder is pretrained is said by `pretrained`")
     build = _class(_import("smp"), source.name)
+    # Of timm's encoders further options are timm's, which refuses those it doesn't know.
+    further = options if encoder.startswith(_UNIVERSAL) else ()
+    _check_options(
+        source,
+        {*inspect.signature(build.__init__).parameters, *further},
+        reserved=("classes", "encoder_weights"),
+    )
     network: nn.Module = build(classes=num_classes, encoder_weights=None, **options)
     body = getattr(network.get_submodule("encoder"), "model", None)
     is_packaged = encoder.startswith(_UNIVERSAL) and isinstance(body, nn.Module)
@@ -135,6 +147,7 @@ def _torchvision(source: SourceConfig, num_classes: int, pretrained: bool) -> nn
     known = models.list_models(module=models.segmentation)
     if source.name not in known:
         raise ValueError(f"its segmentation models are {', '.join(known)}")
+    _check_options(source, ("aux_loss",), reserved=())
 
     def build(weights: str | None) -> nn.Module:
         network: nn.Module = models.get_model(
@@ -156,6 +169,7 @@ def _transformers(source: SourceConfig, num_classes: int, pretrained: bool) -> n
             "false, and start from a file of weights"
         )
     network = _class(_import("transformers"), source.name)
+    _check_options(source, vars(network.config_class()), reserved=("num_labels",))
     config = network.config_class(num_labels=num_classes, **source.options)
     built: nn.Module = network(config)
     return built
