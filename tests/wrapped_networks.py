@@ -1,6 +1,7 @@
-"""The networks that are wrapped in the tests, tiny where their libraries allow it, random weights."""
+"""The networks that are wrapped in the tests: random weights, tiny where libraries allow it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -32,7 +33,7 @@ class Case(NamedTuple):
     coarse_from: str | None
     coarse_stride: int
     divisor: int
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     is_huge: bool = False
 
 
@@ -154,9 +155,7 @@ CASES = {
     "deeplabv3_resnet101": Case(
         _torchvision("deeplabv3_resnet101"), (4, 8, 8, 8), "classifier", 8, 8, is_huge=True
     ),
-    "lraspp": Case(
-        _torchvision("lraspp_mobilenet_v3_large"), (4, 8, 16, 16), "classifier", 8, 16
-    ),
+    "lraspp": Case(_torchvision("lraspp_mobilenet_v3_large"), (4, 8, 16, 16), "classifier", 8, 16),
     "Unet": Case(_smp("Unet"), _PYRAMID, "", 1, 32),
     "FPN": Case(_smp("FPN"), _PYRAMID, "", 1, 32),
     "DeepLabV3Plus": Case(_smp("DeepLabV3Plus"), (4, 8, 16, 16), "", 1, 16),

@@ -93,7 +93,9 @@ def _rescale(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _in_tiles(model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
+def _in_tiles(
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
+) -> list[Tensor]:
     """Probabilities (B, K, H, W) of each stage at the size of `pictures`, blended over tiles."""
     H, W = pictures.shape[-2:]
     height, width = (H, W) if views.tile is None else (min(views.tile[0], H), min(views.tile[1], W))

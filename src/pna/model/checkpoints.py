@@ -107,7 +107,9 @@ def load(
     return built.eval()
 
 
-def create_or_load(name: str, *, encoder: str | None = None, num_classes: int = 21) -> BaseSegmenter:
+def create_or_load(
+    name: str, *, encoder: str | None = None, num_classes: int = 21
+) -> BaseSegmenter:
     """Build a preset, without pretrained weights, or read a saved model.
 
     Args:

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from pna.model.segmenter import BaseSegmenter
 from pna.ops.windows import window_size
 
-
 # Title and attribute of what comes before refinement: of a cascade, of a segmenter.
 UNREFINED = (("wrapped model", "base"), ("encoder", "encoder"), ("coarse head", "coarse"))
 
@@ -45,8 +44,8 @@ def count(model: BaseSegmenter, size: tuple[int, int]) -> list[PartCounts]:
         size: (H, W) of the picture.
 
     Returns:
-        Encoder and coarse head (or the wrapped model), each stage (a rival as one part); the auxiliary head, which does not
-        run at inference, last and with no multiply-accumulates.
+        Encoder and coarse head (or the wrapped model), each stage (a rival as one part); the
+        auxiliary head, which does not run at inference, last and with no multiply-accumulates.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [

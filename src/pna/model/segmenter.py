@@ -92,9 +92,7 @@ class BaseSegmenter(nn.Module, ABC):
     refiner: Refiner | None
     config: ModelConfig | CascadeConfig | None
 
-    def __init__(
-        self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.labels = labels
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

@@ -67,13 +67,13 @@ class CascadeSection(Section):
     """A network of another library, refined by PNA (`pna.cascade`) or trained alone."""
 
     library: Literal["smp", "torchvision", "transformers", "timm"]
-    """Where it is from; `smp` is segmentation_models_pytorch, `timm` a backbone under an FCN head."""
+    """Its library: `smp` is segmentation_models_pytorch, `timm` a backbone with an FCN head."""
     name: str
     """The library's name of it: `Unet`, `fcn_resnet50`, `SegformerForSemanticSegmentation`."""
     options: dict[str, Any] = {}
     """Its further arguments, such as `encoder_name`."""
     weights: str | None = None
-    """Weights to start it from: a run's `model/` around the same network, or a state dict's file."""
+    """Weights to start from: a run's `model/` around the same network, or a state dict's file."""
     freeze: bool = False
     """Whether its weights and the statistics of its batch norm are fixed."""
     refine: bool = True

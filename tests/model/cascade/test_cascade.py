@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from wrapped_networks import K, Plain
 
 import pna
 from pna.labels import VOC, generic
@@ -15,6 +14,7 @@ from pna.model.counts import count
 from pna.train.averaging import AveragedWeights
 from pna.train.optimizer import parameter_groups
 from pna.train.recipe import OptimizerSection
+from wrapped_networks import K, Plain
 
 SMALL = {"widths": (32, 32, 32), "window": 5, "self_aggregation": False}
 

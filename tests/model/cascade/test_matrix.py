@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from wrapped_networks import CASES, K
 
 import pna
 from pna.train.losses import segmentation_loss
 from pna.train.optimizer import create_optimizer
 from pna.train.recipe import LossSection, OptimizerSection
+from wrapped_networks import CASES, K
 
 SIZE = (96, 160)
 ODD = (33, 47)

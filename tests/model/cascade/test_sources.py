@@ -54,12 +54,24 @@ def test_smps_timm_encoders_take_packaged_weights():
         (SourceConfig("smp", "Onet"), False, "builds no 'Onet'.*has no model 'Onet'"),
         (SourceConfig("smp", "create_model"), False, "has no model 'create_model'"),
         (SourceConfig("smp", "Unet", {"encoder_name": "resnet9"}), False, "builds no 'Unet'"),
-        (SourceConfig("smp", "Unet", {"encoder_weights": None}), False, "no option encoder_weights"),
+        (
+            SourceConfig("smp", "Unet", {"encoder_weights": None}),
+            False,
+            "no option encoder_weights",
+        ),
         (SourceConfig("torchvision", "fcn"), False, "models are deeplabv3_mobilenet_v3_large"),
         (SourceConfig("torchvision", "fcn_resnet50", {"colour": 1}), False, "no option colour"),
-        (SourceConfig("smp", "Unet", {"decoder_chanels": []}), False, "known are.*decoder_channels"),
+        (
+            SourceConfig("smp", "Unet", {"decoder_chanels": []}),
+            False,
+            "known are.*decoder_channels",
+        ),
         (SourceConfig("timm", "resnet18", {"colour": 1}), False, "unexpected keyword.*colour"),
-        (SourceConfig("transformers", SOURCES["transformers"].name, {"depth": []}), False, "no option depth"),
+        (
+            SourceConfig("transformers", SOURCES["transformers"].name, {"depth": []}),
+            False,
+            "no option depth",
+        ),
         (SourceConfig("transformers", "Segformer"), False, "has no model 'Segformer'"),
         (SOURCES["transformers"], True, "without pretrained weights: say pretrained: false"),
         (SourceConfig("timm", "resnet9"), False, "unknown encoder 'resnet9'"),
@@ -86,7 +98,9 @@ def test_weights_out_of_reach(monkeypatch):
         __new__ = unreachable
 
     monkeypatch.setattr("segmentation_models_pytorch.Unet", Unreachable)
-    with pytest.raises(WeightsError, match=r"no pretrained weights for 'Unet'.*no network.*Give access"):
+    with pytest.raises(
+        WeightsError, match=r"no pretrained weights for 'Unet'.*no network.*Give access"
+    ):
         build_source(SourceConfig("smp", "Unet"), 5, pretrained=True)
 
 

@@ -107,8 +107,8 @@ class PaperNeighborhoodAggregation(nn.Module):
 class LogitAggregation(nn.Module):
     """One attention head whose values are the logits themselves: an edge-aware upsampling.
 
-    It starts close to the identity: the bias of the cell itself is `centre`, all others are 0. There
-    is no projection of values or results, so a class's logit only ever mixes with its own
+    It starts close to the identity: the bias of the cell itself is `centre`, all others are 0.
+    There is no projection of values or results, so a class's logit only ever mixes with its own
     neighbours.
 
     Args:

@@ -1,5 +1,6 @@
 """Decides, from a run of a network, what to tap: features, coarse logits; and what to pad to."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def _is_encoder(strides: Sequence[int]) -> bool:
 
 
 def _pyramids(seen: Probe) -> Iterator[list[Map]]:
-    """Maps that a module returns together, fine to coarse; of equal ones (channels too) the last."""
+    """Maps that a module returns together, fine to coarse; of equal shapes the last."""
     by_call: dict[int, dict[tuple[int, int], Map]] = {}
     for m in seen.maps:
         if m.stride >= _FINEST_STRIDE:
@@ -177,7 +178,7 @@ def _named(network: nn.Module, seen: Probe, name: str, argument: str) -> Map:
 
 def _check_levels(levels: Sequence[Map]) -> None:
     strides = [m.stride for m in levels]
-    nests = all(b % a == 0 for a, b in zip(strides, strides[1:], strict=False))
+    nests = all(b % a == 0 for a, b in itertools.pairwise(strides))
     if not nests:  # descending ones don't either
         raise ValueError(
             f"expected features fine to coarse whose sizes nest (each stride a multiple of the one "
@@ -274,8 +275,8 @@ def _find_divisor(network: nn.Module, seen: Probe, levels: Sequence[Map]) -> int
         divisor *= 2
     raise ValueError(
         f"{type(network).__name__}: its features have strides {[m.stride for m in levels]} at "
-        f"{seen.size[0]}x{seen.size[1]}, but not at other sizes, so they do not nest; {_NAME_THEM}, "
-        "or say what sides must be multiples of (divisor=)"
+        f"{seen.size[0]}x{seen.size[1]}, but not at other sizes, so they do not nest; "
+        f"{_NAME_THEM}, or say what sides must be multiples of (divisor=)"
     )
 
 

@@ -81,7 +81,9 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise ValueError(f"{file}: expected saved weights (a run's model folder or a file), no file")
+        raise ValueError(
+            f"{file}: expected saved weights (a run's model folder or a file), no file"
+        )
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -101,7 +103,9 @@ def _import(library: Library) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"needs {package}, which is not installed: pip install {package}") from error
+        raise ValueError(
+            f"needs {package}, which is not installed: pip install {package}"
+        ) from error
 
 
 def _class(module: ModuleType, name: str) -> Any:

@@ -58,7 +58,7 @@ def find_module(network: nn.Module, place: Place) -> nn.Module:
             f"{type(network).__name__} has no module {place.module!r}; did you mean "
             f"{', '.join(near)}? model.named_modules() lists all"
         )
-    return modules[place.module]
+    return network.get_submodule(place.module)
 
 
 def tensors_in(output: Any, keys: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Tensor]]:
