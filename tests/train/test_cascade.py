@@ -9,7 +9,7 @@ import torch
 import pna
 from pna.train import load_recipe, train
 from pna.train.recipe import ModelSection, Recipe
-from pna.train.recipe_files import parse_recipe
+from pna.train.recipe_files import dump_recipe, parse_recipe
 
 PSPNET = {"library": "smp", "name": "PSPNet", "options": {"encoder_name": "resnet18"}}
 
@@ -89,6 +89,12 @@ def test_refused(model: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         parse_recipe(tree, label="recipe")
+
+
+def test_a_saved_recipe_is_read_again(tmp_path: Path) -> None:
+    saved = recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(saved))
+    assert load_recipe(tmp_path / "recipe.yaml") == saved
 
 
 def test_titles() -> None:

@@ -124,7 +124,8 @@ class ModelSection(Section):
             raise ValueError(f"expected a preset or a cascade, got {got}")
         if self.cascade is None:
             return self
-        of_presets = sorted(self.overrides.model_fields_set - _CASCADE_OVERRIDES)
+        given = self.overrides.model_dump(exclude_none=True)  # a saved recipe spells out the rest
+        of_presets = sorted(given.keys() - _CASCADE_OVERRIDES)
         of_presets += ["encoder"] if self.encoder is not None else []
         if of_presets:
             raise ValueError(
