@@ -109,8 +109,6 @@ def create_trainer(
     model = create_network(recipe.model, train_set.labels, pretrained=not resume)
     if _is_synchronised(recipe, accelerator):
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    if recipe.run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
     return Trainer(
         recipe,
         run,
