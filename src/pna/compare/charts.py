@@ -34,15 +34,15 @@ def _draw_score(axes: Axes, entry: Entry, metric: Metric, place: int) -> None:
     found = entry.spread(metric)
     if found.n == 0:
         return
-    axes.barh(place, 100 * found.mean, 0.6, color=_COLORS[metric], alpha=0.35)
-    if found.n > 1:
-        low, high = found.mean - found.deviation, found.mean + found.deviation
-        axes.hlines(place, 100 * low, 100 * high, color="black", linewidth=1.2)
+    mean = 100 * found.mean
+    deviation = 100 * found.deviation if found.n > 1 else 0.0
     values = [100 * value for value in entry.values(metric).values()]
+    axes.barh(place, mean, 0.6, color=_COLORS[metric], alpha=0.35)
+    axes.hlines(place, mean - deviation, mean + deviation, color="black", linewidth=1.2)
     axes.plot(values, [place] * len(values), ".", color=_COLORS[metric])
     axes.annotate(
-        f"{100 * found.mean:.1f}",
-        (max(values), place),
+        f"{mean:.1f}",
+        (max([mean + deviation, *values]), place),
         (5, 0),
         textcoords="offset points",
         va="center",
@@ -51,10 +51,11 @@ def _draw_score(axes: Axes, entry: Entry, metric: Metric, place: int) -> None:
 
 
 def draw_costs(figure: Figure, findings: Findings) -> None:
-    """MIoU against multiply-accumulates, and against time where it was measured."""
+    """mIoU against multiply-accumulates, and against time where it was measured."""
     panels = figure.subplots(1, 2, sharey=True)
     _draw_cost(panels[0], findings, "GMACs, attention product included", _gmacs)
     _draw_cost(panels[1], findings, "ms for a picture", _milliseconds)
+    legend(figure, columns=4)
 
 
 def _gmacs(cost: Cost) -> float:
@@ -67,18 +68,21 @@ def _milliseconds(cost: Cost) -> float:
 
 def _draw_cost(axes: Axes, findings: Findings, unit: str, amount: Callable[[Cost], float]) -> None:
     styles = _styles(findings)
-    for entry in findings.entries:
+    for entry in findings.longest:
         cost, found = findings.costs.models.get(entry.row.name), entry.spread("miou")
         if cost is None or math.isnan(amount(cost)) or found.n == 0:
             continue
-        deviation = None if found.n < 2 else 100 * found.deviation
-        place = (amount(cost), 100 * found.mean)
-        color = styles[entry.row.name]["color"]
-        axes.errorbar(*place, yerr=deviation, marker="o", capsize=3, color=color)
-        axes.annotate(findings.title(entry), place, (5, 4), textcoords="offset points", fontsize=7)
+        axes.errorbar(
+            amount(cost),
+            100 * found.mean,
+            yerr=None if found.n < 2 else 100 * found.deviation,
+            marker="o",
+            capsize=3,
+            color=styles[entry.row.name]["color"],
+            label=findings.title(entry),
+        )
     finish(axes, f"mIoU against {unit}", "per cent")
     axes.set_xlabel(unit)
-    axes.margins(x=0.2, y=0.1)
 
 
 def draw_curves(figure: Figure, findings: Findings) -> None:
@@ -91,14 +95,15 @@ def draw_curves(figure: Figure, findings: Findings) -> None:
     for axes, title in zip(panels, titles, strict=True):
         finish(axes, title, "per cent" if "mIoU" in title else "cross-entropy")
     styles = _styles(findings)
-    for entry in findings.entries:
+    for entry in findings.longest:
         _draw_losses(panels[0], entry, styles[entry.row.name])
         _draw_stages(panels[1], entry, styles[entry.row.name])
     if findings.has_budgets:
         _draw_budgets(panels[2], findings, styles)
-    panels[0].set_yscale("log")
     legend(figure, columns=4)
-    panels[0].set_xlabel("step; one line a seed")
+    longest = ", longest budget" if findings.has_budgets else ""
+    panels[0].set_xlabel(f"step; one line a seed{longest}")
+    panels[1].set_xlabel(f"output; mean over seeds{longest}")
 
 
 def _styles(findings: Findings) -> dict[str, dict[str, Any]]:
@@ -139,4 +144,5 @@ def _draw_budgets(axes: Axes, findings: Findings, styles: dict[str, dict[str, An
             label=row.title,
             **styles[row.name],
         )
+    axes.set_xticks(sorted({entry.budget for entry in findings.entries}))
     axes.set_xlabel("steps")

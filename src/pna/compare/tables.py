@@ -32,6 +32,11 @@ class Findings:
         """Whether entries differ in their budget."""
         return len({entry.budget for entry in self.entries}) > 1
 
+    @property
+    def longest(self) -> list[Entry]:
+        """One entry of each model: that of its longest budget."""
+        return list({entry.row.name: entry for entry in self.entries}.values())
+
     def title(self, entry: Entry) -> str:
         """What an entry is called; its budget is told where there are several."""
         steps = f", {entry.budget} steps" if self.has_budgets else ""
