@@ -130,7 +130,9 @@ class LossSection(Section):
     stage: Weight = 0.1
     """Weight of each of P1, P2, ..."""
     aux: Weight = 0.4
-    """Weight of each auxiliary output."""
+    """Weight of the auxiliary head."""
+    own: Weight = 1.0
+    """Weight of a refiner's own losses (PointRend, SegFix, EBLNet)."""
     coarse_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"
     """Loss of P0: the mean over all valid pixels, or over the hardest."""
     stage_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"

@@ -22,6 +22,7 @@ from pna.train.losses import (
     segmentation_loss,
 )
 from pna.train.optimizer import create_optimizer
+from pna.train.own_losses import find_own_losses
 from pna.train.processes import Processes
 from pna.train.recipe import LossSection, Recipe
 from pna.train.schedule import learning_rate_factor, set_learning_rate
@@ -38,13 +39,19 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.weights = weights
+        self.own = find_own_losses(model)
 
     def forward(
         self, pictures: Tensor, labels: Tensor, scope: Scope
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its parts (see `segmentation_loss`)."""
         return segmentation_loss(
-            self.model(pictures), labels, self.model.upsample, self.weights, scope=scope
+            self.model(pictures),
+            labels,
+            self.model.upsample,
+            self.weights,
+            scope=scope,
+            own=self.own,
         )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
+from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.resize import ResizeMode
 
 _HEAD_WIDTH = 32
@@ -14,7 +15,7 @@ _HEAD_WIDTH = 32
 _T = TypeVar("_T")
 
 
-class PNAHead(nn.Module):
+class PNAHead(Refiner):
     """Progressive neighborhood aggregation (paper, section "Method"; figure 2a).
 
     Args:
@@ -62,6 +63,7 @@ class PNAHead(nn.Module):
         _check_choices_of_levels(levels, widths, windows)
         self.in_channels = tuple(in_channels)
         self.num_classes = num_classes
+        self.num_stages = levels
         # In the order in which they run, coarse to fine: stages[0] makes P1.
         self.stages = nn.ModuleList(
             Stage(
@@ -103,6 +105,10 @@ class PNAHead(nn.Module):
             predictions.append(stage(feature, predictions[-1] if predictions else coarse))
         return predictions
 
+    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
+        """Refine the scene's coarse prediction; see `forward`."""
+        return Refined(self(scene.features, scene.coarse, stop_at=stop_at), {})
+
     def similarity(
         self, features: Sequence[Tensor], points: Sequence[tuple[int, int]]
     ) -> list[Similarity]:
@@ -134,8 +140,7 @@ class PNAHead(nn.Module):
             raise ValueError(
                 f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
             )
-        if stop_at is not None and not 1 <= stop_at <= len(self.stages):
-            raise ValueError(f"expected stop_at from 1 to {len(self.stages)}, got {stop_at}")
+        self._check_stop(stop_at)
 
 
 def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:
