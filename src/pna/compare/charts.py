@@ -51,7 +51,7 @@ def _draw_score(axes: Axes, entry: Entry, metric: Metric, place: int) -> None:
 
 
 def draw_costs(figure: Figure, findings: Findings) -> None:
-    """mIoU against multiply-accumulates, and against time where it was measured."""
+    """MIoU against multiply-accumulates, and against time where it was measured."""
     panels = figure.subplots(1, 2, sharey=True)
     _draw_cost(panels[0], findings, "GMACs, attention product included", _gmacs)
     _draw_cost(panels[1], findings, "ms for a picture", _milliseconds)
