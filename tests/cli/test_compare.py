@@ -1,6 +1,7 @@
 """`pna compare` from the command line: what is asked for is done, and said."""
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from pna.cli import main
 from pna.compare import bundled_comparisons, work
@@ -26,7 +27,8 @@ def file(tmp_path):
     root = write_camvid(tmp_path / "camvid", num_train=2, num_val=1)
     path = tmp_path / "shapes.yaml"
     path.write_text(TEXT.format(root=root))
-    return str(path)
+    yield str(path)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps one state per process
 
 
 @pytest.fixture
