@@ -6,12 +6,16 @@ worth repeating on a machine that has nothing else to do.
 """
 
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pna.bench.clock import interleave
+import torch
+
+from pna.bench.clock import interleave, use_threads
 from pna.bench.machine import describe
 from pna.bench.memory import peak_memory
 from pna.bench.report import Say, rounded
@@ -143,8 +147,8 @@ def measure_models(
         say(f"memory of {name}")
         peaks[name] = peak_memory(work)
     say(f"time of {', '.join(works)}")
-    calls = {name: prepare(works[name]) for name, peak in peaks.items() if peak.why_not is None}
-    times = interleave(calls, rounds=measure.rounds, device=device)
+    running = {name: works[name] for name, peak in peaks.items() if peak.why_not is None}
+    times = _time(running, measure.rounds, device)
     measured = {
         name: replace(
             costs.models[name],
@@ -155,6 +159,21 @@ def measure_models(
         for name, peak in peaks.items()
     }
     return Costs({**costs.models, **measured}, machine)
+
+
+def _time(works: dict[str, Workload], rounds: int, device: str) -> dict[str, list[float]]:
+    """Time models in turns, in a new process: training changes how this one allocates memory."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_time_here, works, rounds, device, torch.get_num_threads()).result()
+
+
+def _time_here(
+    works: dict[str, Workload], rounds: int, device: str, threads: int
+) -> dict[str, list[float]]:
+    with use_threads(threads):
+        calls = {name: prepare(work) for name, work in works.items()}
+        return interleave(calls, rounds=rounds, device=device)
 
 
 def write_costs(costs: Costs, folder: Path) -> None:
