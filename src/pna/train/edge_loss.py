@@ -32,9 +32,9 @@ def edge_losses(aux: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     edge = is_boundary(labels)
     valid = labels != IGNORE_INDEX
     beside = labels.masked_fill(edge, IGNORE_INDEX)
-    probability = resize(aux["edges"].float(), labels.shape[-2:]).sigmoid()
+    probability = resize(aux["edges"], labels.shape[-2:]).sigmoid()
     edges = [dice(stage, edge, valid) for stage in probability.unbind(1)]
-    bodies = [_cross_entropy(body, beside) for body in aux["bodies"].float().unbind(1)]
+    bodies = [_cross_entropy(body, beside) for body in aux["bodies"].unbind(1)]
     return {"edges": EDGE_WEIGHT * torch.stack(edges).sum(), "bodies": torch.stack(bodies).sum()}
 
 
@@ -49,7 +49,7 @@ def is_boundary(labels: Tensor, *, radius: int = RADIUS) -> Tensor:
         (B, H, W) bool.
     """
     ignored = labels == IGNORE_INDEX
-    classes = labels.float()
+    classes = labels.float()  # pooling knows no integers
     highest = _highest(classes.masked_fill(ignored, -1.0), radius)
     lowest = -_highest(-classes, radius)  # 255, ignored, is above all classes
     return (highest != lowest) & ~ignored

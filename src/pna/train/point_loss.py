@@ -16,6 +16,6 @@ def point_losses(aux: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]
         aux: "points" (B, P, 2), and "point_logits" (B, K, P) there.
         labels: (B, H, W) int64 of the padded pictures, 255 ignored.
     """
-    logits, found = aux["point_logits"].float(), sample_labels(labels, aux["points"])
+    logits, found = aux["point_logits"], sample_labels(labels, aux["points"])
     total = F.cross_entropy(logits, found, ignore_index=IGNORE_INDEX, reduction="sum")
     return {"points": total / (found != IGNORE_INDEX).sum().clamp(min=1)}
