@@ -9,6 +9,7 @@ from pna.model.counts import count
 from pna.model.presets import build
 from pna.model.refiner import Scene
 from pna.model.rivals.eblnet import EBLNet, PointGraph, RefinedDifferential
+from pna.train.edge_loss import edge_losses, is_boundary
 
 
 def scene(*, channels=(4, 8, 12, 16), size=64, num_classes=3, batch=2):
@@ -148,3 +149,28 @@ def test_a_narrow_model_on_a_small_encoder():
 def test_it_goes_with_deeplab_only():
     with pytest.raises(ValueError, match="eblnet is for deeplabv3, got 'fcn'"):
         build(ModelConfig("resnet18", rival="eblnet"), pna.labels.generic(3))
+
+
+def test_it_learns_the_boundary():
+    """On one scene: the edges' loss falls, and the most likely edge cells lie on the boundary."""
+    torch.manual_seed(0)
+    labels = torch.zeros(2, 64, 64, dtype=torch.int64)
+    labels[:, 20:, 24:] = 1
+    given = scene(num_classes=2)
+    cells = torch.nn.functional.avg_pool2d(labels[:, None].float(), 4)  # (2, 1, 16, 16)
+    given.features[0][:, :1] = cells
+    model = EBLNet((4, 8, 12, 16), 2).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    found = []
+    for _ in range(40):
+        refined = model.refine(given)
+        losses = edge_losses(refined.aux, labels)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        found.append(float(losses["edges"].detach()))
+    assert found[-1] < 0.4 * found[0], found
+    boundary = is_boundary(labels)[:, 2::4, 2::4].flatten(1)  # of the pixel amid each cell
+    for edges in refined.aux["edges"].flatten(2).unbind(1):
+        likely = edges.topk(20, dim=1).indices
+        assert float(boundary.gather(1, likely).float().mean()) > 0.9

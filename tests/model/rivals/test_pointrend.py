@@ -253,14 +253,17 @@ def test_it_learns_to_draw_a_boundary():
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     labels = ((rows - 30) ** 2 + (columns - 34) ** 2 < 18**2).long()[None]
     picture = torch.stack([labels, 1 - labels, labels], dim=1) * 0.6 + 0.2
-    picture = picture.repeat(2, 1, 1, 1) + 0.05 * torch.randn(2, 3, 64, 64)
-    labels = labels.repeat(2, 1, 1)
+    picture, labels = picture.repeat(2, 1, 1, 1), labels.repeat(2, 1, 1)
+    picture = picture + 0.05 * torch.randn(2, 3, 64, 64)
     config = ModelConfig("resnet18", coarse_channels=16, aux=False, rival="pointrend")
     model = build(config, generic(2)).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # two pictures have no statistics to judge by
     own = find_own_losses(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     found = []
-    for _ in range(60):
+    for _ in range(40):
         total, parts = segmentation_loss(
             model(picture), labels, model.upsample, LossSection(), own=own
         )
