@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from pna.labels import LabelSpace, generic
@@ -166,7 +167,7 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
     neck = _neck(config, encoder.channels)
     num_classes = labels.num_classes
     channels = encoder.channels if neck is None else neck.channels
-    return Segmenter(
+    model = Segmenter(
         encoder,
         _coarse_head(config, channels, num_classes),
         labels,
@@ -175,6 +176,9 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
         auxiliary=_auxiliary_head(encoder.channels, num_classes) if config.aux else None,
         config=config,
     )
+    # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
+    # and the stages, whose linear layers want channels last, then copy nothing.
+    return model.to(memory_format=torch.channels_last)
 
 
 def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
