@@ -194,7 +194,9 @@ def _embedding_biases(model):
 def test_deeplab_takes_rates_and_a_multi_grid():
     options = {"rates": (6, 12, 18), "multi_grid": (1, 2, 4), "embedding_bias": False}
     model = _on_meta("deeplabv3-pna", encoder="resnet50s", coarse_channels=64, **options)
-    dilations = [m.dilation[0] for m in model.coarse.branches.modules() if hasattr(m, "dilation")]
+    dilations = [
+        m.dilation[0] for m in model.coarse.pyramid.branches.modules() if hasattr(m, "dilation")
+    ]
     assert dilations == [1, 6, 12, 18]
     assert (model.config.rates, model.config.multi_grid) == ((6, 12, 18), (1, 2, 4))
     assert not _embedding_biases(model)

@@ -41,12 +41,13 @@ def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
         size: (H, W) of the picture.
 
     Returns:
-        Encoder, coarse head, each stage (a rival as one part); the auxiliary head, which does not
-        run at inference, last and with no multiply-accumulates.
+        Encoder, neck, coarse head, each stage (a rival as one part); the auxiliary head, which does
+        not run at inference, last and with no multiply-accumulates.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
         ("encoder", "encoder", model.encoder),
+        ("neck", "neck", model.neck),
         ("coarse head", "coarse", model.coarse),
     ]
     stages = getattr(model.refiner, "stages", None)

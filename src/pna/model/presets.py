@@ -10,12 +10,23 @@ from torch import nn
 from pna.labels import LabelSpace, generic
 from pna.model.aggregation.head import PNAHead
 from pna.model.aggregation.stage import Residual, Variant
-from pna.model.coarse import DeepLabV3Head, FCNHead, PSPHead, SemanticFPNHead, UPerHead
+from pna.model.coarse import (
+    AtrousNeck,
+    DeepLabV3Head,
+    FCNHead,
+    FeaturePyramid,
+    LastLevelHead,
+    PSPHead,
+    SemanticFPNHead,
+    UPerHead,
+)
 from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
 from pna.model.rivals.dense_crf import DenseCRF
+from pna.model.rivals.eblnet import EBLNet
+from pna.model.rivals.pointrend import PointRend
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -37,6 +48,15 @@ PRESETS: dict[str, ModelConfig] = {
     "fpn-pna": ModelConfig("resnet50c", "fpn", aux=False, pna=replace(_RELEASED, window=7)),
     "upernet": ModelConfig("resnet50c", "upernet"),
     "upernet-pna": ModelConfig("resnet50c", "upernet", pna=_RELEASED),
+    # The rivals, as in their papers: PointRend on an encoder of stride 16, and of stride 4 by a
+    # feature pyramid; EBLNet on DeepLabV3's pyramid at its own width.
+    "fpn-pointrend": ModelConfig("resnet50c", "fpn", aux=False, rival="pointrend"),
+    "deeplabv3-pointrend": ModelConfig(
+        "resnet50c", "deeplabv3", rates=(6, 12, 18), output_stride=16, rival="pointrend"
+    ),
+    "eblnet": ModelConfig(
+        "resnet50c", "deeplabv3", coarse_channels=256, output_stride=8, aux=False, rival="eblnet"
+    ),
     # Ours: small, and the logits are carried from stage to stage.
     "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
     "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
@@ -53,6 +73,8 @@ _COARSE = {
 # One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
 _RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
     "crf": lambda channels, num_classes: DenseCRF(),
+    "pointrend": PointRend,
+    "eblnet": EBLNet,
 }
 
 
@@ -145,13 +167,16 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
         pretrained: Load the encoder's ImageNet weights.
     """
     encoder = _encoder(config, pretrained=pretrained)
-    channels, num_classes = encoder.channels, labels.num_classes
+    neck = _neck(config, encoder.channels)
+    num_classes = labels.num_classes
+    channels = encoder.channels if neck is None else neck.channels
     model = Segmenter(
         encoder,
         _coarse_head(config, channels, num_classes),
         labels,
+        neck=neck,
         refiner=_refiner(config, channels, num_classes),
-        auxiliary=_auxiliary_head(channels, num_classes) if config.aux else None,
+        auxiliary=_auxiliary_head(encoder.channels, num_classes) if config.aux else None,
         config=config,
     )
     # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
@@ -169,8 +194,29 @@ def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
     )
 
 
+def _neck(config: ModelConfig, channels: tuple[int, ...]) -> FeaturePyramid | AtrousNeck | None:
+    """What coarse head and rival both look at, where that is more than the encoder."""
+    if config.rival == "pointrend" and config.coarse == "fpn":
+        return FeaturePyramid(channels)
+    if config.rival == "eblnet":
+        if config.coarse != "deeplabv3":
+            raise ValueError(f"eblnet is for deeplabv3, got {config.coarse!r}")
+        return AtrousNeck(channels, **_coarse_options(config))
+    return None
+
+
 def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> nn.Module:
+    if config.rival == "eblnet":
+        return LastLevelHead(channels, num_classes)
+    options = _coarse_options(config)
+    if config.rival == "pointrend" and config.coarse == "fpn":
+        options["fpn_channels"] = None
     head: Any = _COARSE[config.coarse]
+    built: nn.Module = head(channels, num_classes, **options)
+    return built
+
+
+def _coarse_options(config: ModelConfig) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if config.coarse_channels is not None:
         options["channels"] = config.coarse_channels
@@ -178,8 +224,7 @@ def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: in
         if config.coarse != "deeplabv3":
             raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
         options["rates"] = config.rates
-    built: nn.Module = head(channels, num_classes, **options)
-    return built
+    return options
 
 
 def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:

@@ -13,8 +13,9 @@ class Scene(NamedTuple):
 
     Attributes:
         pictures: (B, 3, H, W), RGB in [0, 1], padded to what the encoder takes.
-        features: (B, C, h, w) per level, fine to coarse. The refiner owns the list: it may take out
-            what it has done with, to free the memory.
+        features: (B, C, h, w) per level, fine to coarse: the neck's where the model has one, else
+            the encoder's. The refiner owns the list: it may take out what it has done with, to free
+            the memory.
         coarse: (B, K, h, w) logits P0.
     """
 

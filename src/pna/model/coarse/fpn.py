@@ -18,10 +18,14 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: channels of all levels, fine to coarse.
         channels: channels of every level of the result.
+
+    Attributes:
+        channels: the same, once per level.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
         super().__init__()
+        self.channels = (channels,) * len(in_channels)
         self.laterals = nn.ModuleList(_conv(width, channels, 1) for width in in_channels)
         self.outputs = nn.ModuleList(_conv(channels, channels, 3) for _ in in_channels)
 
@@ -68,7 +72,8 @@ class SemanticFPNHead(CoarseHead):
     Args:
         in_channels: channels of all encoder levels, fine to coarse.
         num_classes: number of classes K.
-        fpn_channels: width of the feature pyramid.
+        fpn_channels: width of the feature pyramid; None where the levels are a pyramid's already
+            (a neck's, which a refiner looks at too).
         channels: width of the maps that are summed.
         dropout: probability of zeroing a channel before the classifier while training.
     """
@@ -78,21 +83,24 @@ class SemanticFPNHead(CoarseHead):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        fpn_channels: int = 256,
+        fpn_channels: int | None = 256,
         channels: int = 128,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(in_channels)
-        self.pyramid = FeaturePyramid(self.in_channels, fpn_channels)
+        widths, self.pyramid = self.in_channels, None
+        if fpn_channels is not None:
+            self.pyramid = FeaturePyramid(self.in_channels, fpn_channels)
+            widths = self.pyramid.channels
         self.scale_heads = nn.ModuleList(
-            ScaleHead(fpn_channels, channels, level=level) for level in range(len(self.in_channels))
+            ScaleHead(width, channels, level=level) for level, width in enumerate(widths)
         )
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
     def gather(self, features: Sequence[Tensor]) -> Tensor:
         """Sum all levels at the finest one's size."""
         sizes = [x.shape[-2:] for x in features]
-        levels = self.pyramid(features)
+        levels = features if self.pyramid is None else self.pyramid(features)
         brought = [head(x, sizes) for head, x in zip(self.scale_heads, levels, strict=True)]
         summed: Tensor = sum(brought[1:], start=brought[0])
         return summed
