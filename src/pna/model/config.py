@@ -36,7 +36,8 @@ class ModelConfig:
         multi_grid: Factors on the dilation in the encoder's last stage.
         drop_path: Probability of skipping a residual block while training.
         aux: Add the auxiliary FCN head on the level before the last.
-        pna: The refinement by PNA, if any.
+        pna: The refinement by PNA, if any; with the rival "decoder", the PNA head that it stands
+            beside.
         rival: The refinement by another method, if any; its arguments are its own defaults.
     """
 

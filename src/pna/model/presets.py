@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from pna.labels import LabelSpace, generic
@@ -14,6 +15,7 @@ from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
+from pna.model.rivals.decoder import decoder_beside
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -37,6 +39,11 @@ PRESETS: dict[str, ModelConfig] = {
     # Ours: small, and the logits are carried from stage to stage.
     "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
     "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
+    # Rivals. A decoder has the parameters of the PNA head whose options stand with it.
+    "fcn-decoder": ModelConfig("resnet50c", pna=_RELEASED, rival="decoder"),
+    "lite-decoder": ModelConfig(
+        "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
+    ),
 }
 
 _COARSE = {
@@ -167,7 +174,7 @@ def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: in
     if config.coarse_channels is not None:
         options["channels"] = config.coarse_channels
     if config.rates is not None:
-        if config.coarse != "deeplabv3":
+        if not config.coarse == "deeplabv3":
             raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
         options["rates"] = config.rates
     built: nn.Module = head(channels, num_classes, **options)
@@ -179,6 +186,8 @@ def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> Refiner | None:
+    if config.rival == "decoder":
+        return _decoder(config.pna, channels, num_classes)
     if config.pna is not None and config.rival is not None:
         raise ValueError(f"expected pna or a rival, got both: pna and {config.rival!r}")
     if config.pna is not None:
@@ -186,6 +195,14 @@ def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -
     if config.rival is not None:
         return _RIVALS[config.rival](channels, num_classes)
     return None
+
+
+def _decoder(pna: PNAConfig | None, channels: tuple[int, ...], num_classes: int) -> Refiner:
+    if pna is None:
+        raise ValueError("expected the options of the PNA head that a decoder stands beside")
+    with torch.device("meta"):
+        head = PNAHead(channels, num_classes, **vars(pna))
+    return decoder_beside(head)
 
 
 def _can_dilate(config: ModelConfig) -> bool:
