@@ -10,7 +10,15 @@ from torch import nn
 from pna.labels import LabelSpace, generic
 from pna.model.aggregation.head import PNAHead
 from pna.model.aggregation.stage import Residual, Variant
-from pna.model.coarse import DeepLabV3Head, FCNHead, PSPHead, SemanticFPNHead, UPerHead
+from pna.model.coarse import (
+    DeepLabV3Head,
+    DeepLabV3PlusHead,
+    FaPNHead,
+    FCNHead,
+    PSPHead,
+    SemanticFPNHead,
+    UPerHead,
+)
 from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
@@ -39,7 +47,10 @@ PRESETS: dict[str, ModelConfig] = {
     # Ours: small, and the logits are carried from stage to stage.
     "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
     "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
-    # Rivals. A decoder has the parameters of the PNA head whose options stand with it.
+    # Rivals: coarse heads first.
+    "deeplabv3plus": ModelConfig("resnet50c", "deeplabv3plus", output_stride=16),
+    "fapn": ModelConfig("resnet50c", "fapn", aux=False),
+    # A decoder has the parameters of the PNA head whose options stand with it.
     "fcn-decoder": ModelConfig("resnet50c", pna=_RELEASED, rival="decoder"),
     "lite-decoder": ModelConfig(
         "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
@@ -50,7 +61,9 @@ _COARSE = {
     "fcn": FCNHead,
     "psp": PSPHead,
     "deeplabv3": DeepLabV3Head,
+    "deeplabv3plus": DeepLabV3PlusHead,
     "fpn": SemanticFPNHead,
+    "fapn": FaPNHead,
     "upernet": UPerHead,
 }
 
@@ -174,7 +187,7 @@ def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: in
     if config.coarse_channels is not None:
         options["channels"] = config.coarse_channels
     if config.rates is not None:
-        if not config.coarse == "deeplabv3":
+        if not config.coarse.startswith("deeplabv3"):
             raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
         options["rates"] = config.rates
     built: nn.Module = head(channels, num_classes, **options)
