@@ -24,6 +24,7 @@ from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
 from pna.model.rivals.decoder import decoder_beside
+from pna.model.rivals.segfix import SegFix
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -55,6 +56,7 @@ PRESETS: dict[str, ModelConfig] = {
     "lite-decoder": ModelConfig(
         "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
     ),
+    "fcn-segfix": ModelConfig("resnet50c", rival="segfix"),
 }
 
 _COARSE = {
@@ -68,7 +70,9 @@ _COARSE = {
 }
 
 # One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
-_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {}
+_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
+    "segfix": lambda channels, _: SegFix(channels),
+}
 
 
 def create_model(

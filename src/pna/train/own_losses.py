@@ -8,12 +8,13 @@ from torch import Tensor
 from pna.labels import IGNORE_INDEX
 from pna.model.refiner import OwnLoss
 from pna.model.segmenter import Segmenter
+from pna.train.segfix_loss import segfix_losses
 
 # From what the refiner has put into `aux` and the labels (B, H, W) of the padded pictures, ignored
 # in the padding, to means over this batch by name, 0 (with a graph) where nothing is valid.
 OwnLosses = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
 
-_LOSSES: dict[OwnLoss, OwnLosses] = {}
+_LOSSES: dict[OwnLoss, OwnLosses] = {"segfix": segfix_losses}
 
 
 def find_own_losses(model: Segmenter) -> OwnLosses | None:
