@@ -126,11 +126,11 @@ def test_stop_at():
     scene = Scene(torch.rand(2, 3, 96, 112), features, torch.randn(2, 5, 3, 4))
     with torch.no_grad():
         whole = decoder.refine(scene)
-        stopped = decoder.refine(scene, stop_at=2)
+        stopped = decoder.refine(scene._replace(features=_features()), stop_at=2)
     assert (len(whole.stages), len(stopped.stages), whole.aux) == (4, 2, {})
     torch.testing.assert_close(stopped.stages, whole.stages[:2])
     with pytest.raises(ValueError, match="stop_at from 1 to 4, got 5"):
-        decoder.refine(scene, stop_at=5)
+        decoder.refine(scene._replace(features=_features()), stop_at=5)
 
 
 def test_bad_input():

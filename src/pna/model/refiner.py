@@ -14,7 +14,8 @@ class Scene(NamedTuple):
 
     Attributes:
         pictures: (B, 3, H, W), RGB in [0, 1], padded to what the encoder takes.
-        features: (B, C, h, w) per level, fine to coarse.
+        features: (B, C, h, w) per level, fine to coarse. The refiner owns the list: it may take out
+            what it has done with, to free the memory.
         coarse: (B, K, h, w) logits P0.
     """
 
@@ -102,17 +103,19 @@ class StagedRefiner(Refiner):
         Raises:
             ValueError: The number of features, the classes or `stop_at` do not fit the head.
         """
-        self._check(features, coarse, stop_at)
-        predictions: list[Tensor] = []
-        for stage, feature in zip(self.stages, reversed(features), strict=True):
-            if len(predictions) == stop_at:
-                break
-            predictions.append(stage(feature, predictions[-1] if predictions else coarse))
-        return predictions
+        return self._refine(list(features), coarse, stop_at)
 
     def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
-        """Refine the scene's coarse prediction; see `forward`."""
-        return Refined(self(scene.features, scene.coarse, stop_at=stop_at), {})
+        """Refine the scene's coarse prediction as `forward` does; takes the features it used."""
+        return Refined(self._refine(scene.features, scene.coarse, stop_at), {})
+
+    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
+        self._check(features, coarse, stop_at)
+        predictions: list[Tensor] = []
+        for stage in self.stages[:stop_at]:
+            # Taken out of the list: together, the levels already used outweigh the finest stage.
+            predictions.append(stage(features.pop(), predictions[-1] if predictions else coarse))
+        return predictions
 
     def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
         got = tuple(feature.shape[1] for feature in features)

@@ -123,19 +123,22 @@ class Segmenter(nn.Module):
         padded = self._pad(pictures)
         features = self._encode(padded)
         coarse = self.coarse(features)
+        aux = {}
+        if self.training and self.auxiliary is not None:
+            aux["aux"] = self.auxiliary(features)
         refined = Refined([], {})
         if self.refiner is not None:
             refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
         finest = refined.stages[-1] if refined.stages else coarse
-        aux = dict(refined.aux)
-        if self.training and self.auxiliary is not None:
-            aux["aux"] = self.auxiliary(features)
+        aux |= refined.aux
         returned = refined.stages if self.training or stages else []
         return SegmenterOutput(self.upsample(finest, pictures.shape[-2:]), coarse, returned, aux)
 
     def _pad(self, pictures: Tensor) -> Tensor:
         H, W = pictures.shape[-2:]
         height, width = self.padded_size((H, W))
+        if (height, width) == (H, W):
+            return pictures  # F.pad would copy it
         return F.pad(pictures, (0, width - W, 0, height - H), mode="replicate")
 
     def _encode(self, padded: Tensor) -> list[Tensor]:

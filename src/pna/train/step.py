@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pna.data import Batch
 from pna.model.segmenter import Segmenter
 from pna.train.hard_pixels import Cut
+from pna.train.heap import keep_freed_memory
 from pna.train.losses import (
     Scope,
     count_valid,
@@ -75,6 +76,8 @@ class Stepper:
         self.model = model
         self.accelerator = accelerator
         self.processes = processes
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.objective, self.optimizer = accelerator.prepare(
             Objective(model, recipe.loss), create_optimizer(model, recipe.optimizer)
         )
