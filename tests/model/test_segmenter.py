@@ -49,6 +49,12 @@ def test_outputs_follow_the_mode(model):
     assert next(trained.encoder.parameters()).grad.abs().sum() > 0  # nothing is detached
 
 
+def test_convolutions_are_channels_last(model):
+    kernels = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
+    assert model.eval().encoder(torch.rand(1, 3, 64, 64))[0].stride()[1] == 1
+
+
 def test_normalisation_and_padding_are_the_models(model, monkeypatch):
     seen = []
     monkeypatch.setattr(model.encoder, "forward", lambda x: seen.append(x) or [])

@@ -46,6 +46,7 @@ class TinySegmenter(nn.Module):
         super().__init__()
         self.labels = labels
         self.num_classes = labels.num_classes
+        self.refiner = None  # nothing with a loss of its own
         self.is_frozen = is_frozen
         norm, dropout = nn.BatchNorm2d(8), 0.0 if is_frozen else 0.3
         self.encoder = nn.Sequential(

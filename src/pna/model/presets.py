@@ -165,7 +165,7 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
     """
     encoder = _encoder(config, pretrained=pretrained)
     channels, num_classes = encoder.channels, labels.num_classes
-    return Segmenter(
+    model = Segmenter(
         encoder,
         _coarse_head(config, channels, num_classes),
         labels,
@@ -173,6 +173,9 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
         auxiliary=_auxiliary_head(channels, num_classes) if config.aux else None,
         config=config,
     )
+    # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
+    # and the stages, whose linear layers want channels last, then copy nothing.
+    return model.to(memory_format=torch.channels_last)
 
 
 def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:

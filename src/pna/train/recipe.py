@@ -185,8 +185,6 @@ class RunSection(Section):
     """Whether batch norm takes its statistics over all GPUs; none: where there are several."""
     timeout: PositiveFloat = 1800.0
     """Seconds that the processes of a run wait for each other within a step; then it ends."""
-    channels_last: bool = False
-    """Whether pictures and weights are laid out channels-last."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of a running average of the weights, which is then evaluated and exported."""
     seed: NonNegative = 0

@@ -160,10 +160,10 @@ class Stepper:
         return hard_pixel_losses(output, labels, self.model.upsample, self.recipe.loss)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        layout = torch.channels_last if self.recipe.run.channels_last else torch.preserve_format
         device = self.accelerator.device
-        pictures = batch.picture.to(device, non_blocking=True, memory_format=layout)
-        return pictures, batch.labels.to(device, non_blocking=True)
+        return batch.picture.to(device, non_blocking=True), batch.labels.to(
+            device, non_blocking=True
+        )
 
     def _clip_gradients(self) -> Tensor:
         """Clip to `optimizer.clip_norm`, if there is one; returns the norm before."""
