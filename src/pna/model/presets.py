@@ -13,6 +13,8 @@ from pna.model.aggregation.stage import Residual, Variant
 from pna.model.coarse import (
     AtrousNeck,
     DeepLabV3Head,
+    DeepLabV3PlusHead,
+    FaPNHead,
     FCNHead,
     FeaturePyramid,
     LastLevelHead,
@@ -24,9 +26,11 @@ from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
+from pna.model.rivals.decoder import decoder_beside
 from pna.model.rivals.dense_crf import DenseCRF
 from pna.model.rivals.eblnet import EBLNet
 from pna.model.rivals.pointrend import PointRend
+from pna.model.rivals.segfix import SegFix
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -60,13 +64,24 @@ PRESETS: dict[str, ModelConfig] = {
     # Ours: small, and the logits are carried from stage to stage.
     "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
     "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
+    # Rivals: coarse heads first.
+    "deeplabv3plus": ModelConfig("resnet50c", "deeplabv3plus", output_stride=16),
+    "fapn": ModelConfig("resnet50c", "fapn", aux=False),
+    # A decoder has the parameters of the PNA head whose options stand with it.
+    "fcn-decoder": ModelConfig("resnet50c", pna=_RELEASED, rival="decoder"),
+    "lite-decoder": ModelConfig(
+        "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
+    ),
+    "fcn-segfix": ModelConfig("resnet50c", rival="segfix"),
 }
 
 _COARSE = {
     "fcn": FCNHead,
     "psp": PSPHead,
     "deeplabv3": DeepLabV3Head,
+    "deeplabv3plus": DeepLabV3PlusHead,
     "fpn": SemanticFPNHead,
+    "fapn": FaPNHead,
     "upernet": UPerHead,
 }
 
@@ -75,6 +90,7 @@ _RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
     "crf": lambda channels, num_classes: DenseCRF(),
     "pointrend": PointRend,
     "eblnet": EBLNet,
+    "segfix": lambda channels, _: SegFix(channels),
 }
 
 
@@ -197,7 +213,8 @@ def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
 def _neck(config: ModelConfig, channels: tuple[int, ...]) -> FeaturePyramid | AtrousNeck | None:
     """What coarse head and rival both look at, where that is more than the encoder."""
     if config.rival == "pointrend" and config.coarse == "fpn":
-        return FeaturePyramid(channels)
+        width = 128 if config.coarse_channels is None else config.coarse_channels
+        return FeaturePyramid(channels, 2 * width)
     if config.rival == "eblnet":
         if config.coarse != "deeplabv3":
             raise ValueError(f"eblnet is for deeplabv3, got {config.coarse!r}")
@@ -210,7 +227,7 @@ def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: in
         return LastLevelHead(channels, num_classes)
     options = _coarse_options(config)
     if config.rival == "pointrend" and config.coarse == "fpn":
-        options["fpn_channels"] = None
+        options["pyramid"] = None
     head: Any = _COARSE[config.coarse]
     built: nn.Module = head(channels, num_classes, **options)
     return built
@@ -221,7 +238,7 @@ def _coarse_options(config: ModelConfig) -> dict[str, Any]:
     if config.coarse_channels is not None:
         options["channels"] = config.coarse_channels
     if config.rates is not None:
-        if config.coarse != "deeplabv3":
+        if not config.coarse.startswith("deeplabv3"):
             raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
         options["rates"] = config.rates
     return options
@@ -232,6 +249,8 @@ def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> Refiner | None:
+    if config.rival == "decoder":
+        return _decoder(config.pna, channels, num_classes)
     if config.pna is not None and config.rival is not None:
         raise ValueError(f"expected pna or a rival, got both: pna and {config.rival!r}")
     if config.pna is not None:
@@ -239,6 +258,14 @@ def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -
     if config.rival is not None:
         return _RIVALS[config.rival](channels, num_classes)
     return None
+
+
+def _decoder(pna: PNAConfig | None, channels: tuple[int, ...], num_classes: int) -> Refiner:
+    if pna is None:
+        raise ValueError("expected the options of the PNA head that a decoder stands beside")
+    with torch.device("meta"):
+        head = PNAHead(channels, num_classes, **vars(pna))
+    return decoder_beside(head)
 
 
 def _can_dilate(config: ModelConfig) -> bool:

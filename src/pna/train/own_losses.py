@@ -11,13 +11,18 @@ from pna.model.refiner import OwnLoss
 from pna.model.segmenter import Segmenter
 from pna.train.edge_loss import edge_losses
 from pna.train.point_loss import point_losses
+from pna.train.segfix_loss import segfix_losses
 
 # From what the refiner has put into `aux`, in float32 at least, and the labels (B, H, W) of the
 # padded pictures, ignored in the padding, to means over this batch by name, 0 (with a graph) where
 # nothing is valid.
 OwnLosses = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
 
-_LOSSES: dict[OwnLoss, OwnLosses] = {"points": point_losses, "edges": edge_losses}
+_LOSSES: dict[OwnLoss, OwnLosses] = {
+    "edges": edge_losses,
+    "points": point_losses,
+    "segfix": segfix_losses,
+}
 
 
 def find_own_losses(model: Segmenter) -> OwnLosses | None:

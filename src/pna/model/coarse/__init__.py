@@ -7,7 +7,13 @@ Where a refiner looks at what a head makes on its way to the logits, that is a n
 at: a feature pyramid before semantic FPN, atrous pooling before the classifier of DeepLabV3.
 """
 
-from pna.model.coarse.deeplab import AtrousNeck, DeepLabV3Head, LastLevelHead
+from pna.model.coarse.deeplab import (
+    AtrousNeck,
+    DeepLabV3Head,
+    DeepLabV3PlusHead,
+    LastLevelHead,
+)
+from pna.model.coarse.fapn import FaPNHead
 from pna.model.coarse.fcn import FCNHead
 from pna.model.coarse.fpn import FeaturePyramid, SemanticFPNHead
 from pna.model.coarse.psp import PSPHead
@@ -16,7 +22,9 @@ from pna.model.coarse.upernet import UPerHead
 __all__ = [
     "AtrousNeck",
     "DeepLabV3Head",
+    "DeepLabV3PlusHead",
     "FCNHead",
+    "FaPNHead",
     "FeaturePyramid",
     "LastLevelHead",
     "PSPHead",

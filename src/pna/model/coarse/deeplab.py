@@ -1,15 +1,17 @@
-"""DeepLabV3 head: parallel dilated convolutions and the picture's average on the coarsest level.
+"""DeepLab heads: parallel dilated convolutions and the picture's average on the coarsest level.
 
-Source: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image
-Segmentation" (2017), section 3.3, with the 3x3 convolution that today's versions fuse with.
+Sources: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image
+Segmentation" (2017), section 3.3, with the 3x3 convolution that today's versions fuse with; Chen,
+Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable Convolution for Semantic
+Image Segmentation" (ECCV 2018), section 3.1, for DeepLabV3+.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU, SeparableConvBNReLU
 from pna.model.resize import resize
 
 _RATES = (12, 24, 36)
@@ -23,15 +25,24 @@ class AtrousPyramid(nn.Module):
         channels: width of each branch and of the fused map.
         rates: dilations of the 3x3 branches, in cells; (12, 24, 36) suits output stride 8 and
             (6, 12, 18) output stride 16.
+        separable: make the 3x3 branches of atrous separable convolutions.
     """
 
-    def __init__(self, in_channels: int, channels: int, *, rates: Sequence[int] = _RATES) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        rates: Sequence[int] = _RATES,
+        separable: bool = False,
+    ) -> None:
         super().__init__()
+        branch: Callable[..., nn.Module] = SeparableConvBNReLU if separable else ConvBNReLU
         self.pooled = ConvBNReLU(in_channels, channels, kernel_size=1)
         self.branches = nn.ModuleList(
             [
                 ConvBNReLU(in_channels, channels, kernel_size=1),
-                *(ConvBNReLU(in_channels, channels, dilation=rate) for rate in rates),
+                *(branch(in_channels, channels, dilation=rate) for rate in rates),
             ]
         )
         self.fuse = ConvBNReLU((1 + len(self.branches)) * channels, channels)
@@ -52,6 +63,7 @@ class DeepLabV3Head(CoarseHead):
         num_classes: number of classes K.
         channels: width of each branch and of the fused map.
         rates: dilations of the 3x3 branches; see `AtrousPyramid`.
+        separable: make the 3x3 branches of atrous separable convolutions.
         dropout: probability of zeroing a channel before the classifier while training.
     """
 
@@ -62,10 +74,13 @@ class DeepLabV3Head(CoarseHead):
         *,
         channels: int = 512,
         rates: Sequence[int] = _RATES,
+        separable: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(in_channels)
-        self.pyramid = AtrousPyramid(self.in_channels[-1], channels, rates=rates)
+        self.pyramid = AtrousPyramid(
+            self.in_channels[-1], channels, rates=rates, separable=separable
+        )
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
     def gather(self, features: Sequence[Tensor]) -> Tensor:
@@ -118,3 +133,50 @@ class LastLevelHead(CoarseHead):
     def gather(self, features: Sequence[Tensor]) -> Tensor:
         """Take the last level."""
         return features[-1]
+
+
+class DeepLabV3PlusHead(DeepLabV3Head):
+    """Coarse logits at the finest stride: ASPP, then a decoder that looks at the finest level.
+
+    All 3x3 convolutions but the one that fuses ASPP's branches are atrous separable ones.
+
+    Args:
+        in_channels: channels of all encoder levels, fine to coarse.
+        num_classes: number of classes K.
+        channels: width of ASPP's branches, of the fused map and of the decoder.
+        low_level_channels: channels that the finest level is reduced to.
+        rates: dilations of the 3x3 branches, in cells; (6, 12, 18) suits output stride 16 and
+            (12, 24, 36) output stride 8.
+        dropout: probability of zeroing a channel before the classifier while training.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 256,
+        low_level_channels: int = 48,
+        rates: Sequence[int] = (6, 12, 18),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            num_classes,
+            channels=channels,
+            rates=rates,
+            separable=True,
+            dropout=dropout,
+        )
+        self.low_level = ConvBNReLU(self.in_channels[0], low_level_channels, kernel_size=1)
+        self.decoder = nn.Sequential(
+            SeparableConvBNReLU(channels + low_level_channels, channels),
+            SeparableConvBNReLU(channels, channels),
+        )
+
+    def gather(self, features: Sequence[Tensor]) -> Tensor:
+        """Join what ASPP sees with the finest level, at that one's size."""
+        finest = features[0]
+        context = resize(super().gather(features), finest.shape[-2:])
+        decoded: Tensor = self.decoder(torch.cat([context, self.low_level(finest)], dim=1))
+        return decoded
