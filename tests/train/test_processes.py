@@ -28,7 +28,7 @@ def quiet() -> Console:
 
 def frozen(tiny: ModuleType, root: Path, **changes: Any) -> Any:
     """A run where a picture's gradient is its own affair: frozen norms, no dropout, float64."""
-    changes |= {"model__preset": "frozen", "run__batch_size": 4, "schedule__steps": 5}
+    changes = {"run__batch_size": 4, "schedule__steps": 5, **changes, "model__preset": "frozen"}
     changes["data__crop"] = [96, 96]  # larger than some pictures: the padding is ignored
     return tiny.tiny_recipe(root, **changes)
 
@@ -102,6 +102,47 @@ def test_two_processes_equal_one(
     for name, recipe in recipes.items():
         tiny.tiny_trainer(recipe, tmp_path / name, console=quiet()).run()
         assert_equal_runs(tmp_path / name, tmp_path / "runs" / name)
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path
+) -> None:
+    """FSDP on two processes: weights, moments, logs and scores are those of one without."""
+    kinds = {name: LOSSES[name] for name in ("hard_accumulated", "head_without_loss")}
+    kinds["clipped"] = {"run__ema": None, "optimizer__clip_norm": 0.01}
+    recipes = {name: frozen(tiny, voc_root, **changes) for name, changes in kinds.items()}
+    [done] = tiny.launch_two(recipes, tmp_path, "sharded")
+    assert done.returncode == 0, done.stderr
+    for name, recipe in recipes.items():
+        one, two = tmp_path / name, tmp_path / "runs" / name
+        tiny.tiny_trainer(recipe, one, console=quiet()).run()
+        assert_equal_runs(one, two)
+        exported = [torch.load(run / "model" / "weights.pt") for run in (one, two)]
+        for key, value in exported[0].items():
+            torch.testing.assert_close(exported[1][key], value, rtol=1e-8, atol=1e-8, msg=key)
+        ends = [read_log(run / "log.jsonl")[-1] for run in (one, two)]
+        assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_shards_and_without(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path
+) -> None:
+    """Four steps whole, four in shards, two whole: all the same as ten whole ones."""
+    whole = tmp_path / "whole"
+    recipe = frozen(tiny, voc_root, schedule__steps=10, schedule__power=0.0)
+    tiny.tiny_trainer(recipe, whole, console=quiet()).run()
+    run = tmp_path / "runs" / "run"
+    run.parent.mkdir()
+    for steps, in_shards in ((4, False), (8, True), (10, False)):
+        part = frozen(tiny, voc_root, schedule__steps=steps, schedule__power=0.0)
+        if in_shards:
+            [done] = tiny.launch_two({"run": part}, tmp_path, "sharded")
+            assert done.returncode == 0, done.stderr
+        else:
+            tiny.tiny_trainer(part, run, console=quiet()).run()
+    assert_equal_runs(whole, run)
 
 
 @pytest.mark.slow
