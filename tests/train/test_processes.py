@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +22,7 @@ from pna.train.assemble import create_trainer
 from pna.train.checkpoint import read_checkpoint
 from pna.train.faults import TrainingError
 from pna.train.log import read_log
-from pna.train.processes import explain_lost_process
+from pna.train.processes import check_joined, explain_lost_process
 
 
 def quiet() -> Console:
@@ -102,6 +105,56 @@ def test_two_processes_equal_one(
     for name, recipe in recipes.items():
         tiny.tiny_trainer(recipe, tmp_path / name, console=quiet()).run()
         assert_equal_runs(tmp_path / name, tmp_path / "runs" / name)
+
+
+LAUNCHERS = {
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"],
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--module"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_commands_are_one_run_under_both_launchers(
+    voc_root: Path, tmp_path: Path, launcher: str
+) -> None:
+    """Without a GPU too, where accelerate needs to be told that the processes belong together."""
+
+    def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", *LAUNCHERS[launcher], "pna.cli", *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    run, scores = tmp_path / "run", tmp_path / "scores"
+    small = ["model.pretrained=false", f"data.root={voc_root}", "data.crop=[64,64]"]
+    small += ["data.train_split=train", "data.num_workers=0", "schedule.steps=2"]
+    small += ["run.batch_size=2", "run.log_every=1", "run.eval_every=null"]
+    settings = [option for setting in small for option in ("--set", setting)]
+    done = launch("train", "voc-lite", "-o", str(run), *settings)
+    assert done.returncode == 0, done.stderr
+    rows = read_log(run / "log.jsonl")
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("train", 1),
+        ("train", 2),
+        ("final", 2),
+    ]
+    assert done.stdout.count("finished; the model is in") == 1
+    model, data = ["--model", str(run / "model")], ["--dataset", "voc2012", "--root", str(voc_root)]
+    done = launch("evaluate", *model, *data, "--split", "val", "-o", str(scores))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 pictures") == 1
+
+
+def test_processes_that_do_not_find_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="expected the 4 processes .* work together, got 1"):
+        check_joined(1)
 
 
 @pytest.mark.slow
