@@ -28,7 +28,7 @@ from pna.train.checkpoint import (
     read_checkpoint,
     save_atomically,
 )
-from pna.train.faults import explain_dead_worker
+from pna.train.faults import explain_dead_worker, explain_failed_write
 from pna.train.interrupt import StopRequest
 from pna.train.log import Meter, RunLog
 from pna.train.processes import Processes, explain_lost_process
@@ -293,10 +293,12 @@ class Trainer:
             self.weights.load_state_dict(best["model"])
             step = best["step"]
         if self._log is not None:
-            self.weights.save_pretrained(self.folder / "model")
+            with explain_failed_write(self.folder / "model"):
+                self.weights.save_pretrained(self.folder / "model")
         report = self._score(limit=None)
         if self._log is not None:
-            report.save(self.folder / "evaluation")
+            with explain_failed_write(self.folder / "evaluation"):
+                report.save(self.folder / "evaluation")
             self._note(report.unreadable)
             found = {"unreadable": self.unreadable} if self.unreadable else {}
             self._log.write(
