@@ -59,15 +59,20 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     moments = [saved["optimizer"]["state"] for saved in (a, b)]
     for number, state in moments[0].items():
         for name in ("exp_avg", "exp_avg_sq"):
+            size = float(state[name].abs().max())  # of sums, some come out near 0
             torch.testing.assert_close(
-                moments[1][number][name], state[name], rtol=1e-8, atol=1e-12, msg=f"{number} {name}"
+                moments[1][number][name],
+                state[name],
+                rtol=1e-8,
+                atol=1e-8 * size,
+                msg=f"{number} {name}",
             )
     losses = [
         [row["loss"] for row in read_log(run / "log.jsonl") if row["kind"] == "train"]
         for run in (one, two)
     ]
     assert losses[0]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)  # sums of the log are float32
+    assert losses[1] == pytest.approx(losses[0], rel=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["entropy", "hard"])
@@ -227,7 +232,7 @@ def test_two_processes_equal_one_on_camvid(
     assert logs[0][0]["loss"] > 1.1 * logs[0][-1]["loss"]  # it learns
     for row, other in zip(*logs, strict=True):
         for name in ("loss", "P0", "P1", "P2", "P3", "P4", "lr/encoder", "lr/heads"):
-            assert other[name] == pytest.approx(row[name], rel=1e-6), (row["step"], name)
+            assert other[name] == pytest.approx(row[name], rel=1e-8), (row["step"], name)
     assert_equal_runs(one, tmp_path / "runs" / "camvid")
 
 
