@@ -53,9 +53,10 @@ def _blend(
     picture: UInt8Array, colors: npt.NDArray[np.float32], edges: npt.NDArray[np.bool_], alpha: float
 ) -> UInt8Array:
     weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(0))
-    blended = picture + weight * (colors - picture)
+    blended: npt.NDArray[np.float32] = picture + weight * (colors - picture)
     blended[edges] += np.float32(0.8) * (_EDGE - blended[edges])
-    return np.rint(blended).astype(np.uint8)
+    rounded: UInt8Array = np.rint(blended).astype(np.uint8)
+    return rounded
 
 
 def legend(label_space: LabelSpace, present: Iterable[int], *, width: int) -> Image.Image:
