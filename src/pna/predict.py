@@ -156,8 +156,7 @@ class Predictor:
             model = load(model)
         self.views = views
         self.device = default_device() if device is None else torch.device(device)
-        # Channels-last: no reordering inside convolutions, which takes time and memory.
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).eval()
 
     def __call__(
         self,

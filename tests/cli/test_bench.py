@@ -169,7 +169,7 @@ def test_results_of_a_checkout_go_to_its_benchmarks(tmp_path):
         (["operator", "--yardstick", "gone.py"], "gone.py: expected the Python file"),
         (["operator", "--encoder", "resnet18"], "--encoder has no meaning for operator"),
         (["head", "growth", "--compile"], "--compile has no meaning for head, growth"),
-        (["head", "--model", "fcn", "--encoder", "resnet18"], "model 'fcn' has no refinement"),
+        (["head", "--model", "fcn", "--encoder", "resnet18"], "model 'fcn' is not refined"),
         (["models", "--model", "soup"], "no model 'soup'"),
         (["growth", "--encoder", "soup"], "unknown encoder 'soup'"),
         (["operator", "--device", "abacus"], "expected the device cpu, cuda or cuda:N"),

@@ -97,7 +97,7 @@ def test_saving_again_replaces_and_keeps_other_files(model, saved):
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda f: (f / "config.json").write_text("{"), "is damaged"),
         (lambda f: (f / "model.safetensors").write_bytes(b"PK"), "model is damaged"),
-        (lambda f: _edit(f, "format", 99), "expected format 1, got 99"),
+        (lambda f: _edit(f, "format", 99), "expected format 2, got 99"),
         (lambda f: _edit(f, "labels", None), "describes no model of ours"),
     ],
 )

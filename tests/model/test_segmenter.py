@@ -45,15 +45,22 @@ def test_outputs_follow_the_mode(model):
     assert len(output.stages) == 4
     assert output.aux["aux"].shape == (2, 4, 4, 4)
     output.logits.sum().backward()
-    assert all(p.grad is not None for p in trained.pna.parameters())
+    assert all(p.grad is not None for p in trained.refiner.parameters())
     assert next(trained.encoder.parameters()).grad.abs().sum() > 0  # nothing is detached
+
+
+def test_convolutions_are_channels_last(model):
+    kernels = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
+    assert model.eval().encoder(torch.rand(1, 3, 64, 64))[0].stride()[1] == 1
 
 
 def test_normalisation_and_padding_are_the_models(model, monkeypatch):
     seen = []
     monkeypatch.setattr(model.encoder, "forward", lambda x: seen.append(x) or [])
     picture = torch.rand(1, 3, 40, 33)
-    model.encode(picture)
+    with pytest.raises(ValueError, match="got 0"):
+        model(picture)  # the encoder is a stand-in
     (x,) = seen
     assert x.shape == (1, 3, 64, 64)
     plain = x * model.std + model.mean
@@ -172,8 +179,8 @@ def test_a_stride_that_was_asked_for_is_not_dropped():
 
 def test_overrides_reach_the_model():
     model = _on_meta("lite", window=5, residual="add", widths=(32, 32, 32, 64), aux=True)
-    assert {stage.residual for stage in model.pna.stages} == {"add"}
-    assert model.pna.stages[0].fusion.neighborhood.window == 5
+    assert {stage.residual for stage in model.refiner.stages} == {"add"}
+    assert model.refiner.stages[0].fusion.neighborhood.window == 5
     assert model.auxiliary is not None
     assert model.config.pna.widths == (32, 32, 32, 64)
 

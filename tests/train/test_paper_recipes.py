@@ -225,8 +225,8 @@ def test_network(name: str) -> None:
         branches: Any = model.coarse.branches
         dilations = [m.dilation[0] for m in branches.modules() if isinstance(m, nn.Conv2d)]
         assert dilations == [1, *(config.rates or (12, 24, 36))]
-    if model.pna is not None:
-        stages: list[Any] = list(model.pna.stages)
+    if model.refiner is not None:
+        stages: list[Any] = list(model.refiner.stages)
         widths = [stage.classifier.weight.shape[1] for stage in stages]
         assert widths == [768, 384, 192, 96]
 

@@ -47,6 +47,7 @@ class TinySegmenter(nn.Module):
         super().__init__()
         self.labels = labels
         self.num_classes = labels.num_classes
+        self.refiner = None  # nothing with a loss of its own
         self.is_frozen = is_frozen
         norm, dropout = nn.BatchNorm2d(8), 0.0 if is_frozen else 0.3
         self.encoder = nn.Sequential(
@@ -236,6 +237,7 @@ class Sharded(Trainer):
     def __init__(self, *arguments: Any, accelerator: Accelerator, **parts: Any) -> None:
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+        parts["model"].to(memory_format=torch.channels_last)  # as real networks are
         super().__init__(*arguments, accelerator=accelerator, **parts)
         sizes = [(p.to_local().numel(), p.numel()) for p in self.model.parameters()]
         held, whole = map(sum, zip(*sizes, strict=True))

@@ -11,6 +11,7 @@ from pna.bench.report import NOTHING, Report, Row, Say, Table, number, rounded
 from pna.bench.stats import Spread, add_rounds, spread
 from pna.bench.stopwatch import Place, Stopwatch
 from pna.bench.workloads import Workload, build, inference, make_pictures
+from pna.model.aggregation.head import PNAHead
 from pna.model.segmenter import Segmenter
 
 PARTS = {
@@ -88,8 +89,10 @@ def _profile(name: str, settings: Settings) -> list[Row]:
         channels_last=settings.channels_last,
     )
     model = build(work)
-    if model.pna is None:
-        raise ValueError(f"model {name!r} has no refinement to look into; take one that has")
+    if not isinstance(model.refiner, PNAHead):
+        raise ValueError(
+            f"model {name!r} is not refined by PNA, so there is nothing to see; take one that is"
+        )
     call = inference(model, make_pictures(work), work)
     call()
     rounds: list[dict[Place, float]] = []
@@ -115,7 +118,8 @@ def watched(model: Segmenter) -> Iterator[tuple[Place, nn.Module]]:
     yield ("model", _WHOLE), model
     yield ("encoder", _WHOLE), model.encoder
     yield ("coarse head", _WHOLE), model.coarse
-    for m, stage in enumerate(model.pna.stages if model.pna is not None else (), 1):
+    stages = model.refiner.stages if isinstance(model.refiner, PNAHead) else ()
+    for m, stage in enumerate(stages, 1):
         place = f"stage {m}"
         yield (place, _WHOLE), stage
         modules = dict(stage.named_modules())

@@ -25,7 +25,7 @@ __all__ = ["bundled_models", "create_or_load", "from_authors", "load", "push", "
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 _BUNDLED = Path(__file__).parent.parent / "bundled" / "models"
 
 
@@ -197,7 +197,10 @@ def _describe(model: Segmenter) -> dict[str, Any]:
 def _rebuild(description: dict[str, Any], folder: Path) -> Segmenter:
     try:
         if description["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}, got {description['format']}; update pna")
+            raise ValueError(
+                f"expected format {FORMAT}, got {description['format']}; use the version of pna "
+                "that wrote it"
+            )
         config = ModelConfig.from_dict(description["model"])
         model = build(config, LabelSpace.from_dict(description["labels"]))
         normalization = description["normalization"]

@@ -7,6 +7,7 @@ from pna.model.aggregation.stage import Residual, Variant
 from pna.model.resize import ResizeMode
 
 CoarseName = Literal["fcn", "psp", "deeplabv3", "fpn", "upernet"]
+RivalName = Literal["decoder", "pointrend", "segfix", "eblnet", "crf"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ModelConfig:
         multi_grid: Factors on the dilation in the encoder's last stage.
         drop_path: Probability of skipping a residual block while training.
         aux: Add the auxiliary FCN head on the level before the last.
-        pna: The refinement; None for the coarse head alone.
+        pna: The refinement by PNA, if any.
+        rival: The refinement by another method, if any; its arguments are its own defaults.
     """
 
     encoder: str
@@ -47,6 +49,7 @@ class ModelConfig:
     drop_path: float = 0.0
     aux: bool = True
     pna: PNAConfig | None = None
+    rival: RivalName | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -41,16 +41,19 @@ def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
         size: (H, W) of the picture.
 
     Returns:
-        Encoder, coarse head, each stage; the auxiliary head, which does not run at inference, last
-        and with no multiply-accumulates.
+        Encoder, coarse head, each stage (a rival as one part); the auxiliary head, which does not
+        run at inference, last and with no multiply-accumulates.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
         ("encoder", "encoder", model.encoder),
         ("coarse head", "coarse", model.coarse),
     ]
-    for m, stage in enumerate(model.pna.stages if model.pna is not None else (), 1):
-        parts.append((f"stage {m}", f"pna.stages.{m - 1}", stage))
+    stages = getattr(model.refiner, "stages", None)
+    if stages is None:
+        parts.append(("refinement", "refiner", model.refiner))
+    else:
+        parts += [(f"stage {m}", f"refiner.stages.{m - 1}", s) for m, s in enumerate(stages, 1)]
     parts.append(("auxiliary head", "auxiliary", model.auxiliary))
     return [
         PartCounts(

@@ -1,16 +1,19 @@
 """The paper's models by name, and how a model is built from its configuration."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from pna.labels import LabelSpace, generic
 from pna.model.aggregation.head import PNAHead
 from pna.model.aggregation.stage import Residual, Variant
 from pna.model.coarse import DeepLabV3Head, FCNHead, PSPHead, SemanticFPNHead, UPerHead
-from pna.model.config import ModelConfig, PNAConfig
+from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
+from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
 from pna.model.segmenter import Segmenter
 
@@ -44,6 +47,9 @@ _COARSE = {
     "fpn": SemanticFPNHead,
     "upernet": UPerHead,
 }
+
+# One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
+_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {}
 
 
 def create_model(
@@ -136,14 +142,17 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
     """
     encoder = _encoder(config, pretrained=pretrained)
     channels, num_classes = encoder.channels, labels.num_classes
-    return Segmenter(
+    model = Segmenter(
         encoder,
         _coarse_head(config, channels, num_classes),
         labels,
-        pna=_pna_head(config.pna, channels, num_classes),
+        refiner=_refiner(config, channels, num_classes),
         auxiliary=_auxiliary_head(channels, num_classes) if config.aux else None,
         config=config,
     )
+    # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
+    # and the stages, whose linear layers want channels last, then copy nothing.
+    return model.to(memory_format=torch.channels_last)
 
 
 def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
@@ -173,10 +182,14 @@ def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
     return FCNHead(channels, num_classes, channels=256, num_convs=1, concat_input=False, level=-2)
 
 
-def _pna_head(
-    config: PNAConfig | None, channels: tuple[int, ...], num_classes: int
-) -> PNAHead | None:
-    return None if config is None else PNAHead(channels, num_classes, **vars(config))
+def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> Refiner | None:
+    if config.pna is not None and config.rival is not None:
+        raise ValueError(f"expected pna or a rival, got both: pna and {config.rival!r}")
+    if config.pna is not None:
+        return PNAHead(channels, num_classes, **vars(config.pna))
+    if config.rival is not None:
+        return _RIVALS[config.rival](channels, num_classes)
+    return None
 
 
 def _can_dilate(config: ModelConfig) -> bool:

@@ -16,6 +16,7 @@ from pna.labels import LabelSpace
 from pna.model.aggregation.head import PNAHead
 from pna.model.config import ModelConfig
 from pna.model.encoder import TimmEncoder
+from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.resize import resize
 
 
@@ -27,7 +28,8 @@ class SegmenterOutput(NamedTuple):
         coarse: (B, K, h, w) logits P0 at the stride of the coarse head.
         stages: P1, ..., Pn, each (B, K, h, w) at its own stride; empty unless training or asked
             for.
-        aux: Further outputs that a loss needs, such as "aux", the auxiliary head's (B, K, h, w).
+        aux: Further outputs for losses, while training: "aux", the auxiliary head's (B, K, h, w),
+            and what the refiner's own loss needs.
     """
 
     logits: Tensor
@@ -64,7 +66,7 @@ class Segmenter(nn.Module):
             `std`.
         coarse: Features -> coarse logits (B, K, h, w) at its own stride.
         labels: The K classes.
-        pna: Refines the coarse logits; None leaves them as they are.
+        refiner: Refines the coarse logits; None leaves them as they are.
         auxiliary: A second head on the features, for training only.
         config: What this model was built from; needed to save it.
     """
@@ -78,14 +80,14 @@ class Segmenter(nn.Module):
         coarse: nn.Module,
         labels: LabelSpace,
         *,
-        pna: PNAHead | None = None,
+        refiner: Refiner | None = None,
         auxiliary: nn.Module | None = None,
         config: ModelConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.coarse = coarse
-        self.pna = pna
+        self.refiner = refiner
         self.auxiliary = auxiliary
         self.labels = labels
         self.config = config
@@ -100,7 +102,7 @@ class Segmenter(nn.Module):
     @property
     def num_stages(self) -> int:
         """Number of refinement stages."""
-        return len(self.pna.stages) if self.pna is not None else 0
+        return self.refiner.num_stages if self.refiner is not None else 0
 
     def forward(
         self, pictures: Tensor, *, stages: bool = False, stop_at: int | None = None
@@ -116,22 +118,30 @@ class Segmenter(nn.Module):
             ValueError: The pictures have another shape or type, or there is no stage to stop at.
         """
         _check_pictures(pictures)
-        if stop_at is not None and self.pna is None:
+        if stop_at is not None and self.refiner is None:
             raise ValueError(f"got {stop_at=}, but this model has no refinement stages")
-        features = self.encode(pictures)
+        padded = self._pad(pictures)
+        features = self._encode(padded)
         coarse = self.coarse(features)
-        refined = [] if self.pna is None else self.pna(features, coarse, stop_at=stop_at)
-        logits = self.upsample(refined[-1] if refined else coarse, pictures.shape[-2:])
         aux = {}
         if self.training and self.auxiliary is not None:
             aux["aux"] = self.auxiliary(features)
-        return SegmenterOutput(logits, coarse, refined if self.training or stages else [], aux)
+        refined = Refined([], {})
+        if self.refiner is not None:
+            refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
+        finest = refined.stages[-1] if refined.stages else coarse
+        aux |= refined.aux
+        returned = refined.stages if self.training or stages else []
+        return SegmenterOutput(self.upsample(finest, pictures.shape[-2:]), coarse, returned, aux)
 
-    def encode(self, pictures: Tensor) -> list[Tensor]:
-        """Pad, normalise and encode pictures (B, 3, H, W): features, fine to coarse."""
+    def _pad(self, pictures: Tensor) -> Tensor:
         H, W = pictures.shape[-2:]
-        right, bottom = -W % self.encoder.divisor, -H % self.encoder.divisor
-        padded = F.pad(pictures, (0, right, 0, bottom), mode="replicate")
+        height, width = self.padded_size((H, W))
+        if (height, width) == (H, W):
+            return pictures  # F.pad would copy it
+        return F.pad(pictures, (0, width - W, 0, height - H), mode="replicate")
+
+    def _encode(self, padded: Tensor) -> list[Tensor]:
         return cast(list[Tensor], self.encoder((padded - self.mean) / self.std))
 
     def upsample(self, logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -145,9 +155,13 @@ class Segmenter(nn.Module):
             (B, K, H, W): resized to the padded picture, then cut back.
         """
         H, W = size
+        return resize(logits, self.padded_size(size))[..., :H, :W]
+
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """(H, W) of a picture of that size once it is padded, right and bottom."""
+        H, W = size
         divisor = self.encoder.divisor
-        padded = resize(logits, (H + -H % divisor, W + -W % divisor))
-        return padded[..., :H, :W]
+        return H + -H % divisor, W + -W % divisor
 
     @torch.inference_mode()
     def similarity(self, pictures: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
@@ -164,14 +178,14 @@ class Segmenter(nn.Module):
             ValueError: The model has no refinement, or the point lies outside of the picture.
         """
         _check_pictures(pictures)
-        if self.pna is None:
-            raise ValueError("this model has no refinement stages, so no similarity to show")
+        if not isinstance(self.refiner, PNAHead):
+            raise ValueError("this model is not refined by PNA, so it has no similarity to show")
         (x, y), (H, W) = point, pictures.shape[-2:]
         if not (0 <= x < W and 0 <= y < H):
             raise ValueError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
         strides = self.encoder.strides
         cells = [(y // stride, x // stride) for stride in strides]
-        found = self.pna.similarity(self.encode(pictures), cells)
+        found = self.refiner.similarity(self._encode(self._pad(pictures)), cells)
         return [
             StageSimilarity(m, stride, *similarity)
             for m, (stride, similarity) in enumerate(zip(reversed(strides), found, strict=True), 1)

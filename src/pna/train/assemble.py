@@ -18,6 +18,7 @@ from pna.train.loop import Outcome, Trainer
 from pna.train.processes import create_accelerator
 from pna.train.recipe import DataSection, ModelSection, Recipe
 from pna.train.recipe_files import dump_recipe
+from pna.writing import replace_text
 
 
 def train(
@@ -59,9 +60,7 @@ def train(
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
-    beside = run / "recipe.yaml.writing"
-    beside.write_text(dump_recipe(recipe), encoding="utf-8")
-    beside.replace(run / "recipe.yaml")
+    replace_text(run / "recipe.yaml", dump_recipe(recipe))
 
 
 def check_folder(run: Path, *, resume: bool) -> None:
@@ -77,7 +76,8 @@ def check_folder(run: Path, *, resume: bool) -> None:
         raise FileNotFoundError(
             f"{run}: expected a run with a last.pt, found none: start it without --resume"
         )
-    if not resume and run.is_dir() and any(run.iterdir()):
+    # A run that was killed in its very first checkpoint has nothing to lose.
+    if not resume and run.is_dir() and any(f.name != "last.pt.writing" for f in run.iterdir()):
         raise ValueError(
             f"{run}: expected a new or empty folder, got one with files in it: "
             "continue that run with --resume, or name another folder"
@@ -109,8 +109,6 @@ def create_trainer(
     model = create_network(recipe.model, train_set.labels, pretrained=not resume)
     if _is_synchronised(recipe, accelerator):
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    if recipe.run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
     return Trainer(
         recipe,
         run,

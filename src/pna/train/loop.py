@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from rich.console import Console
@@ -84,10 +85,12 @@ class Trainer:
         self.best: tuple[int, float] | None = None
         self.unreadable: list[str] = []
         self.processes = Processes(accelerator)
-        check_sharding(recipe, accelerator)
+        check_sharding(accelerator)
         ema = recipe.run.ema
         self.average = None if ema is None else AveragedWeights(model, ema)
         self.weights = self._whole_network()  # before the stepper may cut the weights into shards
+        if is_sharded(accelerator):  # FSDP wants plain rows; ours are channels-last
+            model.to(memory_format=torch.contiguous_format)
         self.stepper = Stepper(recipe, model, accelerator, self.processes)
         self.weights.to(accelerator.device)
         self._meter = Meter()

@@ -18,6 +18,7 @@ from torch import Tensor
 from pna.labels import IGNORE_INDEX
 from pna.model.segmenter import SegmenterOutput
 from pna.train.hard_pixels import Cut, find_cut
+from pna.train.own_losses import OwnLosses
 from pna.train.recipe import LossSection
 
 Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -115,6 +116,7 @@ def segmentation_loss(
     weights: LossSection,
     *,
     scope: Scope | None = None,
+    own: OwnLosses | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the losses of all outputs, in float32 (or float64) even under autocast.
 
@@ -124,10 +126,12 @@ def segmentation_loss(
         upsample: The model's `upsample(logits, (H, W))`.
         weights: Weight and kind of each loss. Outputs of weight 0 are not computed.
         scope: What the means are taken over; this batch, by default.
+        own: The refiner's own losses, where it has any. They are means over this batch, which
+            counts by its share of the scope's valid pixels.
 
     Returns:
-        The total (scalar, with a graph) and its unweighted parts by name (P0, P1, ..., and the
-        names of the auxiliary outputs), detached.
+        The total (scalar, with a graph) and its unweighted parts by name (P0, P1, ..., "aux", and
+        the refiner's own), detached.
     """
     scope = scope or Scope(int(count_valid(labels)))
     total = labels.new_zeros((), dtype=torch.float32)
@@ -138,6 +142,11 @@ def segmentation_loss(
             part = _loss(term, full, labels, weights.hard_share, scope)
             total = total + term.weight * part
             parts[term.name] = part.detach()
+        share = count_valid(labels) / max(1, scope.num_valid)
+        for name, mean in (own(output.aux, labels) if own is not None else {}).items():
+            part = share * mean
+            total = total + weights.own * part
+            parts[name] = part.detach()
     return total, parts
 
 
@@ -180,7 +189,8 @@ def _terms(output: SegmenterOutput, weights: LossSection) -> Iterator[_Term]:
     terms = [_Term("P0", output.coarse, weights.coarse, weights.coarse_kind)]
     for number, logits in enumerate(output.stages, start=1):
         terms.append(_Term(f"P{number}", logits, weights.stage, weights.stage_kind))
-    terms += [_Term(name, x, weights.aux, "cross_entropy") for name, x in output.aux.items()]
+    if "aux" in output.aux:
+        terms.append(_Term("aux", output.aux["aux"], weights.aux, "cross_entropy"))
     return (term for term in terms if term.weight > 0)
 
 

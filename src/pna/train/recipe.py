@@ -134,7 +134,9 @@ class LossSection(Section):
     stage: Weight = 0.1
     """Weight of each of P1, P2, ..."""
     aux: Weight = 0.4
-    """Weight of each auxiliary output."""
+    """Weight of the auxiliary head."""
+    own: Weight = 1.0
+    """Weight of a refiner's own losses (PointRend, SegFix, EBLNet)."""
     coarse_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"
     """Loss of P0: the mean over all valid pixels, or over the hardest."""
     stage_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"
@@ -187,8 +189,6 @@ class RunSection(Section):
     """Whether batch norm takes its statistics over all GPUs; none: where there are several."""
     timeout: PositiveFloat = 1800.0
     """Seconds that the processes of a run wait for each other within a step; then it ends."""
-    channels_last: bool = False
-    """Whether pictures and weights are laid out channels-last."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of a running average of the weights, which is then evaluated and exported."""
     seed: NonNegative = 0

@@ -16,20 +16,17 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pna.train.recipe import Recipe
-
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether the processes hold the weights in shards."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
-def check_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
-    """Refuse what doesn't go together with FSDP, or an FSDP that would not take place.
+def check_sharding(accelerator: Accelerator) -> None:
+    """Refuse an FSDP that can't serve, or would not take place.
 
     Raises:
-        ValueError: FSDP is asked for without GPUs, in its first version, with its own loading, or
-            with channels-last weights.
+        ValueError: FSDP is asked for without GPUs, or in its first version.
     """
     if not is_sharded(accelerator):
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.device.type == "cpu":
@@ -43,11 +40,6 @@ def check_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
         raise ValueError(
             f"FSDP: expected version 2, got {plugin.fsdp_version}, which joins the weights into "
             "one vector: add --fsdp_version 2 to the launch, or fsdp_version: 2 to its file"
-        )
-    if recipe.run.channels_last:
-        raise ValueError(
-            "run.channels_last: expected false under FSDP, got true: it shards weights of the "
-            "plain layout only; add --set run.channels_last=false"
         )
 
 

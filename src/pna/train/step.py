@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pna.data import Batch
 from pna.model.segmenter import Segmenter
 from pna.train.hard_pixels import Cut
+from pna.train.heap import keep_freed_memory
 from pna.train.losses import (
     Scope,
     count_valid,
@@ -23,6 +24,7 @@ from pna.train.losses import (
     segmentation_loss,
 )
 from pna.train.optimizer import create_optimizer
+from pna.train.own_losses import find_own_losses
 from pna.train.processes import Processes
 from pna.train.recipe import LossSection, Recipe
 from pna.train.schedule import learning_rate_factor, set_learning_rate
@@ -40,13 +42,19 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.weights = weights
+        self.own = find_own_losses(model)
 
     def forward(
         self, pictures: Tensor, labels: Tensor, scope: Scope
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its parts (see `segmentation_loss`)."""
         return segmentation_loss(
-            self.model(pictures), labels, self.model.upsample, self.weights, scope=scope
+            self.model(pictures),
+            labels,
+            self.model.upsample,
+            self.weights,
+            scope=scope,
+            own=self.own,
         )
 
     def hard_pixel_losses(self, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -75,6 +83,8 @@ class Stepper:
         self.model = model
         self.accelerator = accelerator
         self.processes = processes
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         self._objective = Objective(model, recipe.loss)
         self.objective, self.optimizer = accelerator.prepare(
             self._objective, create_optimizer(model, recipe.optimizer)
@@ -158,10 +168,10 @@ class Stepper:
             return self._objective.hard_pixel_losses(*self._to_device(batch))
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        layout = torch.channels_last if self.recipe.run.channels_last else torch.preserve_format
         device = self.accelerator.device
-        pictures = batch.picture.to(device, non_blocking=True, memory_format=layout)
-        return pictures, batch.labels.to(device, non_blocking=True)
+        return batch.picture.to(device, non_blocking=True), batch.labels.to(
+            device, non_blocking=True
+        )
 
     def _clip_gradients(self) -> Tensor:
         """Clip to `optimizer.clip_norm`, if there is one; returns the norm before."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
+from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.resize import ResizeMode
 
 _HEAD_WIDTH = 32
@@ -14,7 +15,7 @@ _HEAD_WIDTH = 32
 _T = TypeVar("_T")
 
 
-class PNAHead(nn.Module):
+class PNAHead(Refiner):
     """Progressive neighborhood aggregation (paper, section "Method"; figure 2a).
 
     Args:
@@ -62,6 +63,7 @@ class PNAHead(nn.Module):
         _check_choices_of_levels(levels, widths, windows)
         self.in_channels = tuple(in_channels)
         self.num_classes = num_classes
+        self.num_stages = levels
         # In the order in which they run, coarse to fine: stages[0] makes P1.
         self.stages = nn.ModuleList(
             Stage(
@@ -95,12 +97,18 @@ class PNAHead(nn.Module):
         Raises:
             ValueError: The number of features, the classes or `stop_at` do not fit the head.
         """
+        return self._refine(list(features), coarse, stop_at)
+
+    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
+        """Refine the scene's coarse prediction as `forward` does; takes the features it used."""
+        return Refined(self._refine(scene.features, scene.coarse, stop_at), {})
+
+    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
         self._check(features, coarse, stop_at)
         predictions: list[Tensor] = []
-        for stage, feature in zip(self.stages, reversed(features), strict=True):
-            if len(predictions) == stop_at:
-                break
-            predictions.append(stage(feature, predictions[-1] if predictions else coarse))
+        for stage in self.stages[:stop_at]:
+            # Taken out of the list: together, the levels already used outweigh the finest stage.
+            predictions.append(stage(features.pop(), predictions[-1] if predictions else coarse))
         return predictions
 
     def similarity(
@@ -134,8 +142,7 @@ class PNAHead(nn.Module):
             raise ValueError(
                 f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
             )
-        if stop_at is not None and not 1 <= stop_at <= len(self.stages):
-            raise ValueError(f"expected stop_at from 1 to {len(self.stages)}, got {stop_at}")
+        self._check_stop(stop_at)
 
 
 def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:

@@ -1,0 +1,1 @@
+"""Other ways of refining a segmentation, each from its paper, each one file."""
