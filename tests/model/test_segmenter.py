@@ -167,7 +167,8 @@ def test_every_preset_on_the_papers_encoders(preset, encoder):
     with torch.no_grad():
         output = model(torch.empty(1, 3, 64, 96, device="meta"), stages=True)
     assert output.logits.shape == (1, 21, 64, 96)
-    assert len(output.stages) == (4 if "pna" in preset else 0)
+    assert len(output.stages) == model.num_stages
+    assert model.num_stages == 4 or "pna" not in preset
     wanted = 32 if encoder.startswith("swin") else PRESETS[preset].output_stride
     assert max(model.encoder.strides) == wanted == model.config.output_stride
 

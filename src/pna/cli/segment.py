@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pna.cli.refine import add_refine_argument, load_model
 from pna.cli.views import add_view_arguments, views_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="voc-lite", help="a bundled model's name or a saved folder (%(default)s)"
     )
+    add_refine_argument(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder to write to, made if missing"
     )
@@ -54,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     from pna.bench.clock import is_out_of_memory
     from pna.predict import Predictor
 
+    if args.refine is not None and args.similar is not None:
+        raise ValueError("--similar shows what PNA looks at, not what --refine does; give one")
     pictures = find_pictures(args.paths)
     check_names(pictures, args.out)
-    predictor = Predictor(args.model, device=args.device, views=views_of(args))
+    predictor = Predictor(load_model(args), device=args.device, views=views_of(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for number, path in enumerate(pictures, start=1):

@@ -197,9 +197,8 @@ def _section(entry: Entry) -> dict[str, Any]:
 
 def _workload(entry: Entry, size: tuple[int, int], device: str) -> Workload:
     run = next(iter(entry.runs.values())).run
-    layout = run.recipe.run.channels_last
     model = str(run.folder / "model")
-    return Workload(model, "inference", size, 1, device, channels_last=layout)
+    return Workload(model, "inference", size, 1, device)
 
 
 def _count(entry: Entry, size: tuple[int, int]) -> Cost:

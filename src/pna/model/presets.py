@@ -15,6 +15,7 @@ from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
+from pna.model.rivals.dense_crf import DenseCRF
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -25,6 +26,7 @@ PRESETS: dict[str, ModelConfig] = {
     # swin_tiny_patch4_window7_224 and swin_base_patch4_window7_224.
     "fcn": ModelConfig("resnet50c"),
     "fcn-os8": ModelConfig("resnet50c", output_stride=8),
+    "fcn-crf": ModelConfig("resnet50c", rival="crf"),
     "fcn-pna": ModelConfig("resnet50c", pna=_RELEASED),
     "fcn-pna-nam": ModelConfig("resnet50c", pna=replace(_RELEASED, self_aggregation=False)),
     "psp": ModelConfig("resnet50c", "psp", output_stride=8),
@@ -49,7 +51,9 @@ _COARSE = {
 }
 
 # One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
-_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {}
+_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
+    "crf": lambda channels, num_classes: DenseCRF(),
+}
 
 
 def create_model(
