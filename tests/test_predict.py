@@ -117,7 +117,7 @@ class TestRealModel:
 
     def test_similarity_without_stages(self):
         model = create_model("lite-fcn", num_classes=4, pretrained=False)
-        with pytest.raises(ValueError, match="no refinement stages"):
+        with pytest.raises(ValueError, match="not refined by PNA"):
             Predictor(model, device="cpu")(half_bright(), similar=(0, 0))
 
 

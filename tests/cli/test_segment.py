@@ -108,7 +108,7 @@ class TestRun:
         def demand(*arguments, **settings):
             torch.empty(2**62, dtype=torch.uint8)
 
-        monkeypatch.setattr(pna.predict, "stage_labels", demand)
+        monkeypatch.setattr("pna.predict.stage_labels", demand)
         assert run(photos / "b.png") == 1
         assert "memory doesn't suffice: look at it in tiles" in capsys.readouterr().err
 

@@ -201,7 +201,7 @@ def test_a_malicious_checkpoint_runs_nothing(
     [
         (lambda saved: saved.pop("optimizer"), "'optimizer'"),
         (lambda saved: saved["model"].popitem(), "Error"),
-        (lambda saved: saved.update(model=None), "dict"),
+        (lambda saved: saved.update(model=None), "items"),
         (lambda saved: saved.update(recipe=3), "int"),
     ],
 )
