@@ -2,6 +2,7 @@ import argparse
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pna.cli import main, segment
@@ -100,6 +101,16 @@ class TestRun:
         assert "b.png: failed: can't read" in captured.err
         assert captured.err.endswith("1 of 3 pictures failed\n")
         assert captured.out.count("\n") == 2
+
+    def test_too_little_memory_is_said(self, run, photos, monkeypatch, capsys):
+        """The error of PyTorch's own allocator on a CPU, which is no type of its own."""
+
+        def demand(*arguments, **settings):
+            torch.empty(2**62, dtype=torch.uint8)
+
+        monkeypatch.setattr("pna.predict.stage_labels", demand)
+        assert run(photos / "b.png") == 1
+        assert "memory doesn't suffice: look at it in tiles" in capsys.readouterr().err
 
     def test_point_outside_one_picture(self, run, photos, capsys):
         write_picture(photos / "b.png", size=(40, 40))

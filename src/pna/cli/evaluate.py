@@ -90,9 +90,14 @@ def _process(device: str | None) -> "tuple[int, int, Device]":
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1, device or default_device()
+    import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    state = PartialState(cpu=device == "cpu")
+    from pna.train.processes import check_joined
+
+    # Unless told so, accelerate takes each of several processes on CPUs for the only one.
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+    check_joined(state.num_processes)
     return state.process_index, state.num_processes, state.device
 
 

@@ -146,7 +146,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         "train": (data.train_split, data.train_list),
         "val": (data.val_split, data.val_list),
     }[use]
-    return create_dataset(
+    dataset = create_dataset(
         data.name,
         Path(data.root).expanduser(),
         split if stems is None else None,
@@ -156,6 +156,10 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         ratio=data.ratio,
         label_cache=None if data.label_cache is None else Path(data.label_cache).expanduser(),
     )
+    if data.picture_cache is not None:
+        folder = Path(data.picture_cache).expanduser()
+        dataset.cache_pictures(folder, gigabytes=data.picture_cache_gb)
+    return dataset
 
 
 def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bool) -> Segmenter:

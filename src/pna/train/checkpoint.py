@@ -23,6 +23,8 @@ CHANGEABLE = frozenset(
         "data.root",
         "data.num_workers",
         "data.label_cache",
+        "data.picture_cache",
+        "data.picture_cache_gb",
         "data.skip_bad",
         "data.val_split",
         "run.eval_every",

@@ -106,6 +106,10 @@ class DataSection(Section):
     """Whether colours are jittered."""
     label_cache: str | None = None
     """Folder to keep converted masks in; changes speed, never a picture."""
+    picture_cache: str | None = None
+    """Folder to keep decoded pictures in; changes speed, never a picture."""
+    picture_cache_gb: PositiveFloat = 20.0
+    """Most that `picture_cache` holds, in 10^9 bytes."""
     skip_bad: bool = False
     """Whether what can't be read is replaced or left out, and listed at the end."""
     num_workers: NonNegative = 4
