@@ -210,10 +210,10 @@ def test_deeplabv3plus_convolves_apart_and_keeps_few_low_level_channels() -> Non
     head = DeepLabV3PlusHead(CHANNELS, K)
     kernels = [m for m in head.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     plain = [m for m in kernels if m.groups == 1]
-    assert plain == [head.fuse[0]]
+    assert plain == [head.pyramid.fuse[0]]
     assert all(m.groups == m.in_channels for m in kernels if m not in plain)
     assert sorted(m.dilation[0] for m in kernels) == [1, 1, 1, 6, 12, 18]
-    assert (head.low_level[0].out_channels, head.fuse[0].out_channels) == (48, 256)
+    assert (head.low_level[0].out_channels, head.pyramid.fuse[0].out_channels) == (48, 256)
 
 
 # ---- FaPN

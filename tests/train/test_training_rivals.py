@@ -1,4 +1,4 @@
-"""Rivals with losses of their own, by the trainer: two steps, exported and evaluated."""
+"""Rivals are trained like everything else: two steps, exported and evaluated."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,17 @@ from pna.train.assemble import train
 from pna.train.log import read_log
 from pna.train.recipe import Recipe
 
-OWN_LOSSES = {"fpn-pointrend": {"points"}, "eblnet": {"edges", "bodies"}}
-STAGES = {"fpn-pointrend": [], "eblnet": ["P1", "P2", "P3"]}  # those with a cross-entropy
+OWN_LOSSES = {
+    "lite-decoder": set(),
+    "deeplabv3plus": set(),
+    "fapn": set(),
+    "fpn-pointrend": {"points"},
+    "fcn-segfix": {"boundary", "direction"},
+    "eblnet": {"edges", "bodies"},
+    "fcn-crf": set(),
+}
+STAGES = {"lite-decoder": ["P1", "P2", "P3", "P4"], "eblnet": ["P1", "P2", "P3"]}  # those trained
+NUM_STAGES = {"lite-decoder": 4, "eblnet": 3, "fpn-pointrend": 1, "fcn-segfix": 1, "fcn-crf": 1}
 
 
 def rival_recipe(root: Path, preset: str, **overrides: object) -> Recipe:
@@ -40,12 +49,13 @@ def test_a_rival_trains_is_exported_and_evaluated(
     steps = [row for row in read_log(run / "log.jsonl") if row["kind"] == "train"]
     assert [row["step"] for row in steps] == [1, 2]
     for row in steps:
-        parts = {"P0", *STAGES[preset], *OWN_LOSSES[preset]}
+        parts = {"P0", *STAGES.get(preset, []), *OWN_LOSSES[preset]}
         assert parts <= row.keys()
         assert row["loss"] == pytest.approx(sum(row[name] for name in parts), rel=1e-4)
     model = load(run / "model")
-    assert model.num_stages == max(1, len(STAGES[preset]))
-    assert json.loads((run / "evaluation" / "scores.json").read_text())
+    assert model.num_stages == NUM_STAGES.get(preset, 0)
+    scores = json.loads((run / "evaluation" / "scores.json").read_text())
+    assert len(scores["stages"]) == 1 + model.num_stages
 
 
 def test_points_are_the_same_in_every_run(voc_root: Path, tmp_path: Path) -> None:

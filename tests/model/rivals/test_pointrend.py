@@ -8,6 +8,7 @@ import pna
 from pna.labels import generic
 from pna.metrics.boundary_iou import boundary_counts
 from pna.model.config import ModelConfig
+from pna.model.counts import count
 from pna.model.presets import build
 from pna.model.refiner import Scene
 from pna.model.resize import resize
@@ -198,7 +199,7 @@ def test_the_point_head_costs_what_the_paper_says():
 
 
 def test_fine_features_are_the_pyramids_on_fpn_and_the_encoders_elsewhere(monkeypatch):
-    for preset, channels in (("fpn-pointrend", 256), ("deeplabv3-pointrend", 64)):
+    for preset, channels in (("fpn-pointrend", 2 * 8), ("deeplabv3-pointrend", 64)):
         options = {"output_stride": 32} if "deeplab" in preset else {}
         model = pna.create_model(
             preset,
@@ -223,7 +224,7 @@ def test_a_pyramid_as_neck_counts_what_it_counts_inside_the_head():
     for preset in ("fpn", "fpn-pointrend"):
         with torch.device("meta"):
             model = pna.create_model(preset, num_classes=21, pretrained=False)
-        parts = pna.model.counts.count(model, (64, 64))
+        parts = count(model, (64, 64))
         counts[preset] = {part.part: part for part in parts}
     alone, refined = counts["fpn"], counts["fpn-pointrend"]
     for name in ("parameters", "macs"):
