@@ -1,9 +1,10 @@
-"""Pictures per second that a recipe's loader prepares, by workers, with and without label cache.
+"""Pictures per second that a recipe's loader prepares, by workers, with and without caches.
 
     python benchmarks/loader.py [RECIPE] [--root DATA] [--workers 0 1 2 4] [--pictures 512]
 
 Without `--root` it makes a Pascal VOC of its own, at that data set's usual size of 375 x 500. What
 is measured is reading, augmenting and stacking, as in training, with nobody computing on the side.
+The caches are filled before the clock starts; they need room for all masks and decoded pictures.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pna.train.assemble import create_split
 from pna.train.batches import augment
 
 RESULTS = Path(__file__).parent / "results"
+CACHES = ("none", "labels", "all")
 
 
 def measure(recipe: Recipe, num_workers: int, num_pictures: int) -> float:
@@ -53,14 +55,24 @@ def _draw(batches: Iterator[Batch], number: int) -> None:
         pass
 
 
-def with_cache(recipe: Recipe, folder: Path | None) -> Recipe:
-    """The recipe with its converted masks kept in a folder, which is filled here, or with none."""
-    cache = None if folder is None else str(folder)
-    data = recipe.data.model_copy(update={"label_cache": cache})
-    if folder is not None:
+def with_caches(recipe: Recipe, folder: Path, caches: str) -> Recipe:
+    """The recipe with converted masks and decoded pictures kept in folders, which are filled here.
+
+    Args:
+        recipe: Without caches.
+        folder: Where they go.
+        caches: "none", "labels", or "all": pictures too.
+    """
+    update: dict[str, Any] = {"label_cache": None, "picture_cache": None}
+    if caches != "none":
+        update["label_cache"] = str(folder / "labels")
+    if caches == "all":
+        update |= {"picture_cache": str(folder / "pictures"), "picture_cache_gb": 1000.0}
+    data = recipe.data.model_copy(update=update)
+    if caches != "none":
         dataset = create_split(data, "train")
-        for pair in dataset.pairs:
-            dataset.label_map(pair)
+        for index in range(len(dataset)):
+            dataset.read(index)
     return recipe.model_copy(update={"data": data})
 
 
@@ -78,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", default="voc-fcn-r50-pna")
     parser.add_argument("--root", help="where the recipe's data set lies; none makes one")
+    parser.add_argument("--caches", help="folder for the caches, kept; none takes a temporary one")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--pictures", type=int, default=512)
     args = parser.parse_args()
@@ -87,8 +100,8 @@ def main() -> None:
         if root is None:
             root = write_voc(Path(folder) / "voc", num_train=64, num_val=1, size=(375, 500))
         recipe = load_recipe(args.recipe, [f"data.root={root}"])
-        for cache in (None, Path(folder) / "labels"):
-            cached = with_cache(recipe, cache)
+        for caches in CACHES:
+            cached = with_caches(recipe, Path(args.caches or folder), caches)
             for num_workers in args.workers:
                 row = {
                     "recipe": args.recipe,
@@ -96,7 +109,7 @@ def main() -> None:
                     "crop": list(recipe.data.crop),
                     "batch_size": recipe.run.batch_size,
                     "workers": num_workers,
-                    "label_cache": cache is not None,
+                    "caches": caches,
                     "pictures_per_second": round(measure(cached, num_workers, args.pictures), 1),
                 }
                 rows.append(row)

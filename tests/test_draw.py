@@ -74,6 +74,16 @@ class TestOverlay:
         bright = np.asarray(overlay(picture, labels, VOC)).min(axis=2) > 150
         assert bright.sum(axis=1).tolist() == [1, 1, 1, 1]
 
+    def test_bands_do_not_show(self):
+        """Taller than the rows that are blended at once: the same as a picture upside down."""
+        rng = np.random.default_rng(0)
+        labels = np.repeat(rng.integers(0, 21, (1100, 1), dtype=np.uint8), 3, axis=1)
+        picture = np.zeros((1100, 3, 3), dtype=np.uint8)
+        drawn = np.asarray(overlay(picture, labels, VOC, alpha=0.0))
+        changes = labels[:-1] != labels[1:]
+        assert np.array_equal(drawn[:-1].any(axis=2), changes)  # a line wherever classes change
+        assert not drawn[-1].any()
+
     def test_no_line_in_a_uniform_map(self):
         picture, labels = scene()
         drawn = np.asarray(overlay(picture, np.zeros_like(labels), VOC))

@@ -257,6 +257,15 @@ class TestRealModel:
         with pytest.raises(ValueError, match="Give --split"):
             run(dataset="voc2012", out=tmp_path / "out", **given)
 
+    def test_command_scores_a_crf_behind_the_model(self, model, tmp_path, capsys):
+        model.save_pretrained(tmp_path / "model")
+        write_voc(tmp_path / "voc", size=(40, 50))
+        given = {"model": tmp_path / "model", "root": tmp_path / "voc", "refine": "crf"}
+        assert run(dataset="voc2012", split="val", out=tmp_path / "out", limit=1, **given) == 0
+        data = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert list(data["stages"]) == ["P0", "P1", "P2", "P3", "P4", "P5"]
+        assert data["model"] == f"{tmp_path / 'model'} + crf"
+
     def test_command_scores_the_data_sets_of_the_paper(self, tmp_path):
         create_model("lite", labels=TRANS10K, pretrained=False).save_pretrained(tmp_path / "model")
         root = write_trans10k(tmp_path / "data", size=(40, 50))

@@ -7,6 +7,7 @@ from pna.data.pictures import read_picture
 from pna.draw import similarity_figure
 from pna.model.presets import create_model
 from pna.predict import Predictor, default_device
+from pna.views import Views
 from tiny_segmenter import by_brightness
 
 
@@ -69,6 +70,13 @@ class TestPredictor:
         with pytest.raises(ValueError, match=r"\(16, 0\) lies outside the picture of 16 x 12"):
             predictor(half_bright(), similar=(16, 0))
 
+    def test_a_picture_too_large_for_memory_wants_tiles(self, predictor, monkeypatch):
+        monkeypatch.setattr("pna.predict.LARGEST_WHOLE", 12 * 16 - 1)
+        with pytest.raises(ValueError, match="16 x 12 pixels, too many.*--tile 1024,1024"):
+            predictor(half_bright())
+        in_tiles = Predictor(by_brightness(), device="cpu", views=Views(tile=(8, 8)))
+        assert np.array_equal(in_tiles(half_bright()).labels[:, :7], np.zeros((12, 7)))
+
     def test_default_device(self):
         expected = "cuda" if torch.cuda.is_available() else "cpu"
         assert default_device().type == expected
@@ -109,7 +117,7 @@ class TestRealModel:
 
     def test_similarity_without_stages(self):
         model = create_model("lite-fcn", num_classes=4, pretrained=False)
-        with pytest.raises(ValueError, match="no refinement stages"):
+        with pytest.raises(ValueError, match="not refined by PNA"):
             Predictor(model, device="cpu")(half_bright(), similar=(0, 0))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pna.model.presets import create_model
 from pna.predict import Predictor, stage_labels
-from pna.views import Views, blend, tile_starts
+from pna.views import Views, bands, blend, tile_starts
 from tiny_segmenter import by_brightness
 
 TILES = Views(tile=(8, 12))
@@ -138,15 +138,44 @@ class TestBlend:
             assert all(share.isfinite().all() for share in shares)
 
 
+class TestBands:
+    @pytest.mark.parametrize("views", [TILES, Views(tile=(8, 12), overlap=0.6, flip=True)])
+    def test_are_the_blend_cut_into_rows(self, tiny, views):
+        picture = noise(29, 31)
+        whole = blend(tiny, picture, views, stages=True)
+        end = 0
+        for rows, shares in bands(tiny, picture, views, stages=True):
+            assert rows.start == end
+            end = rows.stop
+            for ours, all_rows in zip(shares, whole, strict=True):
+                assert torch.equal(ours, all_rows[..., rows, :])
+        assert end == 29
+
+    def test_hold_a_row_of_tiles_however_high_the_picture(self, tiny):
+        """Every tensor that the network is given or that comes back is of one row of tiles."""
+        for rows, shares in bands(tiny, noise(400, 24), TILES, stages=True):
+            assert rows.stop - rows.start <= 8
+            assert {share.untyped_storage().nbytes() for share in shares} == {3 * 8 * 24 * 4}
+
+    def test_bytes_are_taken_for_the_floats_they_stand_for(self, tiny):
+        picture = torch.randint(256, (1, 3, 29, 31), dtype=torch.uint8)
+        found = stage_labels(tiny, picture, views=TILES)
+        floats = stage_labels(tiny, picture.float() / 255, views=TILES)
+        assert torch.equal(found.final, floats.final)
+        assert torch.allclose(found.logits(), floats.logits())
+
+
 class TestStageLabels:
-    def test_are_the_arg_max_of_the_blend(self, tiny):
+    @pytest.mark.parametrize("views", [ALL, TILES, Views(flip=True)])
+    def test_are_the_arg_max_of_the_blend(self, tiny, views):
         picture = noise(20, 26)
-        found = stage_labels(tiny, picture, views=ALL)
-        shares = blend(tiny, picture, ALL, stages=True)
+        found = stage_labels(tiny, picture, views=views)
+        shares = blend(tiny, picture, views, stages=True)
         for labels, share in zip(found.stages, shares, strict=True):
             assert torch.equal(labels.long(), share.argmax(1))
         assert torch.equal(found.final, found.stages[-1])
-        assert stage_labels(tiny, picture, stages=False, views=ALL).stages == []
+        assert torch.allclose(found.logits(), shares[-1].log())
+        assert stage_labels(tiny, picture, stages=False, views=views).stages == []
 
     def test_predictor_gives_probabilities_too(self):
         picture = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)

@@ -3,8 +3,9 @@
 `stage_labels` does the last two steps for every stage and is what `pna.evaluate` scores, so what is
 shown and what is measured can't drift apart. It is written for large pictures: logits at the size
 of a picture are by far the largest tensors around (21 classes at 2448x2448 are 503 MB), so they
-exist for one stage at a time and only until their arg max is taken. Tiles, scales and mirrored
-views (`pna.views`) are blended at that size, and cost it for every stage that is asked for.
+exist for one stage at a time and only until their arg max is taken. Tiles are blended a row of them
+at a time, so a picture may be as high as it likes. Several scales, and a mirrored view of the whole
+picture (`pna.views`), are blended at full size, and cost it for every stage that is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +21,13 @@ from torch import Tensor
 from pna.data.pictures import PictureLike, UInt8Array, read_picture
 from pna.labels import LabelSpace
 from pna.model.segmenter import BaseSegmenter, StageSimilarity
-from pna.views import WHOLE, Views, blend
+from pna.views import WHOLE, Views, bands, blend
 
 Device = str | torch.device
+
+# Pixels of a picture that is looked at whole: beyond it the smallest bundled model takes more than
+# 30 GB (370 bytes a pixel, from 2448x2448), and a system without them ends the process unasked.
+LARGEST_WHOLE = 89_478_485  # Pillow's own limit
 
 # Rows whose softmax is taken at once: over all rows it would hold three copies of the logits.
 _BAND = 256
@@ -55,10 +60,19 @@ def stage_labels(
 
     Args:
         model: Any segmenter.
-        pictures: (B, 3, H, W) float in [0, 1], on the model's device.
+        pictures: (B, 3, H, W) float in [0, 1], on the model's device; for tiles at one scale uint8
+            too, which takes a quarter of the memory.
         stages: Whether the maps of P0 to Pn are wanted besides the final one.
         views: How to look at each picture.
     """
+    if views.is_banded:
+        maps = _banded_labels(model, pictures, views, stages=stages)
+        # Their size is what bands avoid, so the logits are computed anew if they are wanted.
+        return StageLabels(
+            maps[-1],
+            maps if stages else [],
+            lambda: blend(model, pictures, views, stages=False)[-1].log(),
+        )
     if not views.is_whole:
         shares = blend(model, pictures, views, stages=stages)
         maps = [_arg_max(share) for share in shares]
@@ -74,6 +88,19 @@ def stage_labels(
         maps = [_arg_max(model.upsample(logits, size)) for logits in small[:-1]]
         maps.append(final)
     return StageLabels(final, maps, lambda: model.upsample(small[-1], size))
+
+
+def _banded_labels(
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
+) -> list[Tensor]:
+    B, _, H, W = pictures.shape
+    maps: list[Tensor] = []
+    for rows, shares in bands(model, pictures, views, stages=stages):
+        for stage, share in enumerate(shares):
+            if stage == len(maps):
+                maps.append(torch.empty(B, H, W, dtype=torch.uint8, device=pictures.device))
+            maps[stage][:, rows] = _arg_max(share)
+    return maps
 
 
 def _arg_max(logits: Tensor) -> Tensor:
@@ -129,8 +156,7 @@ class Predictor:
             model = load(model)
         self.views = views
         self.device = default_device() if device is None else torch.device(device)
-        # Channels-last: no reordering inside convolutions, which takes time and memory.
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.model = model.to(self.device).eval()
 
     def __call__(
         self,
@@ -149,17 +175,19 @@ class Predictor:
 
         Raises:
             FileNotFoundError: If the file doesn't exist.
-            ValueError: If the picture can't be read, or `similar` lies outside it.
+            ValueError: If the picture can't be read, is too large to be looked at whole, or
+                `similar` lies outside it.
         """
         array = read_picture(picture)
+        _check_size(array, self.views)
         if similar is not None:
             _check_point(similar, array.shape[1], array.shape[0])
         with torch.inference_mode():
-            batch = to_batch(array).to(self.device)
+            batch = to_batch(array, self.views).to(self.device)
             found = stage_labels(self.model, batch, stages=stages, views=self.views)
             similarity: Sequence[StageSimilarity] | None = None
             if similar is not None:
-                similarity = self.model.similarity(batch, point=similar)
+                similarity = self.model.similarity(to_batch(array).to(self.device), point=similar)
         return Prediction(
             picture=array,
             labels=_single(found.final),
@@ -175,9 +203,13 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def to_batch(picture: UInt8Array) -> Tensor:
-    """Turn an (H, W, 3) uint8 picture into the (1, 3, H, W) float32 in [0, 1] that models take."""
-    return torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float() / 255
+def to_batch(picture: UInt8Array, views: Views = WHOLE) -> Tensor:
+    """Turn an (H, W, 3) uint8 picture into the (1, 3, H, W) that `stage_labels` takes.
+
+    That is float32 in [0, 1]; for views that are done in bands uint8, tile by tile made float.
+    """
+    batch = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0)
+    return batch if views.is_banded else batch.float() / 255
 
 
 def _softmax(logits: Callable[[], Tensor]) -> npt.NDArray[np.float32]:
@@ -193,6 +225,15 @@ def _softmax(logits: Callable[[], Tensor]) -> npt.NDArray[np.float32]:
 def _single(labels: Tensor) -> UInt8Array:
     array: UInt8Array = labels[0].cpu().numpy()
     return array
+
+
+def _check_size(picture: UInt8Array, views: Views) -> None:
+    height, width = picture.shape[:2]
+    if views.tile is None and height * width > LARGEST_WHOLE:
+        raise ValueError(
+            f"the picture has {width} x {height} pixels, too many to be looked at whole (at most "
+            f"{LARGEST_WHOLE:,}): look at it in tiles, for example --tile 1024,1024"
+        )
 
 
 def _check_point(point: tuple[int, int], width: int, height: int) -> None:

@@ -45,6 +45,11 @@ class Views:
         """Whether there is one view, the picture as it is."""
         return self.tile is None and self.scales == (1.0,) and not self.flip
 
+    @property
+    def is_banded(self) -> bool:
+        """Whether a picture can be done from top to bottom, a row of tiles at a time."""
+        return self.tile is not None and self.scales == (1.0,)
+
     def __str__(self) -> str:
         """For example "tiles of 512x1024 that share 25 %, at scales 0.5, 1, mirrored too"."""
         parts = ["whole pictures"]
@@ -97,20 +102,64 @@ def _in_tiles(
     model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
 ) -> list[Tensor]:
     """Probabilities (B, K, H, W) of each stage at the size of `pictures`, blended over tiles."""
+    whole: list[Tensor] = []
+    for rows, shares in bands(model, pictures, views, stages=stages):
+        for stage, share in enumerate(shares):
+            if stage == len(whole):
+                whole.append(share.new_empty(*share.shape[:2], *pictures.shape[-2:]))
+            whole[stage][..., rows, :] = share
+    return whole
+
+
+def bands(
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Segment a batch in tiles from top to bottom, at its own size.
+
+    The sums are held for one row of tiles, however high the picture is.
+
+    Args:
+        model: Any segmenter.
+        pictures: (B, 3, H, W) float in [0, 1] or uint8, on the model's device.
+        views: How to look at them; the scales are not looked at here.
+        stages: Whether P0 to Pn are wanted, or the final stage alone.
+
+    Yields:
+        The rows that no later tile covers, and (B, K, rows, W) float32 probabilities of each stage
+        there. They are views of the sums: done with before the next ones are asked for.
+    """
     H, W = pictures.shape[-2:]
     height, width = (H, W) if views.tile is None else (min(views.tile[0], H), min(views.tile[1], W))
     weight = _hann(height, pictures.device)[:, None] * _hann(width, pictures.device)
-    weights = weight.new_zeros(H, W)
+    weights = weight.new_zeros(height, W)
     sums: list[Tensor] = []
-    for top in tile_starts(H, height, views.overlap):
+    tops = tile_starts(H, height, views.overlap)
+    for top, end in zip(tops, [*tops[1:], H], strict=True):
         for left in tile_starts(W, width, views.overlap):
-            rows, cols = slice(top, top + height), slice(left, left + width)
-            weights[rows, cols] += weight
-            for stage, share in enumerate(_look(model, pictures[..., rows, cols], views, stages)):
+            cols = slice(left, left + width)
+            weights[:, cols] += weight
+            tile = _unit(pictures[..., top : top + height, cols])
+            for stage, share in enumerate(_look(model, tile, views, stages)):
                 if stage == len(sums):
-                    sums.append(share.new_zeros(*share.shape[:2], H, W))
-                sums[stage][..., rows, cols] += share.mul_(weight)
-    return [total.div_(weights) for total in sums]
+                    sums.append(share.new_zeros(*share.shape[:2], height, W))
+                sums[stage][..., cols] += share.mul_(weight)
+        done = end - top
+        yield slice(top, end), [total[..., :done, :].div_(weights[:done]) for total in sums]
+        for total in (weights, *sums):
+            _move_up(total, done)
+
+
+def _move_up(total: Tensor, rows: int) -> None:
+    """Drop the first rows of sums (..., height, W), and begin as many at the end."""
+    height = total.shape[-2]
+    for row in range(height - rows):  # one at a time: source and target may overlap
+        total[..., row, :] = total[..., row + rows, :]
+    total[..., height - rows :, :] = 0
+
+
+def _unit(pictures: Tensor) -> Tensor:
+    """Pictures in [0, 1]."""
+    return pictures if pictures.is_floating_point() else pictures.float() / 255
 
 
 def _look(model: BaseSegmenter, pictures: Tensor, views: Views, stages: bool) -> Iterator[Tensor]:

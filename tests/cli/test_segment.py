@@ -2,9 +2,9 @@ import argparse
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-import pna.predict
 from pna.cli import main, segment
 from pna.model.presets import create_model
 from tiny_segmenter import by_brightness
@@ -24,17 +24,14 @@ def photos(tmp_path):
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs the command on a tiny model, into `tmp_path / "out"` unless told otherwise."""
-    model, create = by_brightness(), pna.predict.Predictor
-
-    def create_tiny(name, *, device, views):
-        return create(model, device="cpu", views=views)
-
-    monkeypatch.setattr(pna.predict, "Predictor", create_tiny)
+    model = by_brightness()
+    monkeypatch.setattr(segment, "load_model", lambda args: model)
 
     def run_on(*arguments, out=tmp_path / "out"):
         parser = argparse.ArgumentParser()
         segment.add_arguments(parser)
-        return segment.run(parser.parse_args([*map(str, arguments), "-o", str(out)]))
+        words = [*map(str, arguments), "-o", str(out), "--device", "cpu"]
+        return segment.run(parser.parse_args(words))
 
     return run_on
 
@@ -105,6 +102,16 @@ class TestRun:
         assert captured.err.endswith("1 of 3 pictures failed\n")
         assert captured.out.count("\n") == 2
 
+    def test_too_little_memory_is_said(self, run, photos, monkeypatch, capsys):
+        """The error of PyTorch's own allocator on a CPU, which is no type of its own."""
+
+        def demand(*arguments, **settings):
+            torch.empty(2**62, dtype=torch.uint8)
+
+        monkeypatch.setattr("pna.predict.stage_labels", demand)
+        assert run(photos / "b.png") == 1
+        assert "memory doesn't suffice: look at it in tiles" in capsys.readouterr().err
+
     def test_point_outside_one_picture(self, run, photos, capsys):
         write_picture(photos / "b.png", size=(40, 40))
         assert run(photos, "--similar", "30,30") == 1
@@ -131,6 +138,25 @@ def test_real_model(photos, tmp_path):
     assert segment.run(parser.parse_args([*map(str, words), *options])) == 0
     kinds = ("labels", "overlay", "similar", "stages")
     assert names(tmp_path / "out") == [f"b_{kind}.png" for kind in kinds]
+
+
+def test_refine_adds_a_stage(photos, tmp_path):
+    model = create_model("lite-fcn", num_classes=3, pretrained=False)
+    model.save_pretrained(tmp_path / "model")
+    words = ["segment", photos / "b.png", "--model", tmp_path / "model", "--stages"]
+    widths = []
+    for name, options in (("plain", []), ("refined", ["--refine", "crf"])):
+        out = tmp_path / name
+        assert main([*map(str, words), "-o", str(out), "--device", "cpu", *options]) == 0
+        with Image.open(out / "b_stages.png") as image:
+            widths.append(image.width)
+    assert widths[1] > widths[0]  # one panel more: P1
+
+
+def test_refine_shows_no_similarity(photos, tmp_path, capsys):
+    words = ["segment", photos / "b.png", "--similar", "1,1", "--refine", "crf", "-o", tmp_path]
+    assert main([*map(str, words)]) == 2
+    assert "--similar shows what PNA looks at" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (255, 257), (511, 640)])

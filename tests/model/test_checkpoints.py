@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pna
+from file_sizes import too_large_from
 from pna.labels import CAMVID
 from pna.model.checkpoints import bundled_models
 from pna.model.config import ModelConfig
@@ -47,6 +48,14 @@ def test_round_trip(model, saved):
         torch.testing.assert_close(_logits(again), _logits(model), rtol=0, atol=0)
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
     assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+
+
+def test_a_failed_write_leaves_the_old_model(model, saved):
+    """The system refuses, as it does when a disk is full; the old files stay, no new ones come."""
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with too_large_from(100_000), pytest.raises(OSError, match="weights could not be written: .*"):
+        model.save_pretrained(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 def test_the_configuration_is_readable(saved):

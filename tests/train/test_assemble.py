@@ -113,13 +113,17 @@ def test_a_folder_data_set_takes_lists_of_stems(tmp_path: Path) -> None:
 def test_a_data_set_of_the_paper_is_reached_by_name_and_cached(tmp_path: Path) -> None:
     write_cityscapes(tmp_path / "cityscapes", size=(16, 32))
     data = DataSection(
-        name="cityscapes", root=str(tmp_path / "cityscapes"), label_cache=str(tmp_path / "cache")
+        name="cityscapes",
+        root=str(tmp_path / "cityscapes"),
+        label_cache=str(tmp_path / "cache"),
+        picture_cache=str(tmp_path / "pictures"),
     )
     for use, number in (("train", 4), ("val", 2)):
         split = create_split(data, use)  # type: ignore[arg-type]
         assert (len(split), split.labels) == (number, CITYSCAPES)
         split.load(0)
     assert len(list((tmp_path / "cache").rglob("*.png"))) == 2
+    assert len(list((tmp_path / "pictures").rglob("*.npy"))) == 2
 
 
 def test_a_real_network_trains_resumes_and_says_when_it_is_done(

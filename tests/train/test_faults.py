@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from file_sizes import too_large_from
 from pna.cli import main
 from pna.train import load_recipe
 from pna.train.checkpoint import read_checkpoint, save_atomically
@@ -123,6 +124,38 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert_as_whole(run, whole)
 
 
+@pytest.mark.parametrize("place", ["model", "evaluation"])
+def test_a_full_disk_at_the_export_leaves_nothing_half_written(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path, place: str
+) -> None:
+    """The system refuses to write; with room again a resume does what is missing."""
+
+    class DiskFills(tiny.Trainer):  # type: ignore[misc, name-defined]
+        def _finish(self) -> None:
+            with too_large_from(100_000 if place == "model" else 20_000):
+                super()._finish()
+
+    recipe = tiny.tiny_recipe(
+        voc_root,
+        model__preset="lite" if place == "model" else "tiny",
+        data__limit=2,
+        schedule__steps=1,
+        run__ema=None,
+        run__eval_every=None,
+    )
+    run = tmp_path / "run"
+    message = rf"{place}: could not be written \(.*\).* make room .* --resume"
+    with pytest.raises(OSError, match=message):
+        tiny.tiny_trainer(recipe, run, kind=DiskFills, console=quiet()).run()
+    # Each file is renamed when it is whole; the chart is the first that is too large.
+    whole = {"model": [], "evaluation": ["scores.json", "scores.md"]}[place]
+    assert sorted(file.name for file in (run / place).iterdir()) == whole
+    assert [row["kind"] for row in read_log(run / "log.jsonl")] == ["train"]
+    assert tiny.tiny_trainer(recipe, run, console=quiet()).run() == "finished"
+    assert len(list((run / place).iterdir())) > len(whole)
+    assert [row["kind"] for row in read_log(run / "log.jsonl")] == ["train", "final"]
+
+
 def test_a_full_disk_at_the_log_is_named(tmp_path: Path, full: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to(full)
     log = RunLog(tmp_path, start=0, steps=1, tensorboard=False, console=quiet())
@@ -168,7 +201,7 @@ def test_a_malicious_checkpoint_runs_nothing(
     [
         (lambda saved: saved.pop("optimizer"), "'optimizer'"),
         (lambda saved: saved["model"].popitem(), "Error"),
-        (lambda saved: saved.update(model=None), "dict"),
+        (lambda saved: saved.update(model=None), "items"),
         (lambda saved: saved.update(recipe=3), "int"),
     ],
 )

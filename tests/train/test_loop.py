@@ -268,7 +268,6 @@ def test_it_learns(tiny: ModuleType, voc_root: Path, tmp_path: Path) -> None:
         run__eval_every=None,
         run__log_every=10,
         run__precision="bf16",
-        run__channels_last=True,
     )
     run = tmp_path / "run"
     tiny.tiny_trainer(recipe, run, console=quiet()).run()

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +22,7 @@ from pna.train.assemble import create_trainer
 from pna.train.checkpoint import read_checkpoint
 from pna.train.faults import TrainingError
 from pna.train.log import read_log
-from pna.train.processes import explain_lost_process
+from pna.train.processes import check_joined, explain_lost_process
 
 
 def quiet() -> Console:
@@ -28,7 +31,7 @@ def quiet() -> Console:
 
 def frozen(tiny: ModuleType, root: Path, **changes: Any) -> Any:
     """A run where a picture's gradient is its own affair: frozen norms, no dropout, float64."""
-    changes |= {"model__preset": "frozen", "run__batch_size": 4, "schedule__steps": 5}
+    changes = {"run__batch_size": 4, "schedule__steps": 5, **changes, "model__preset": "frozen"}
     changes["data__crop"] = [96, 96]  # larger than some pictures: the padding is ignored
     return tiny.tiny_recipe(root, **changes)
 
@@ -56,15 +59,20 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     moments = [saved["optimizer"]["state"] for saved in (a, b)]
     for number, state in moments[0].items():
         for name in ("exp_avg", "exp_avg_sq"):
+            size = float(state[name].abs().max())  # of sums, some come out near 0
             torch.testing.assert_close(
-                moments[1][number][name], state[name], rtol=1e-8, atol=1e-12, msg=f"{number} {name}"
+                moments[1][number][name],
+                state[name],
+                rtol=1e-8,
+                atol=1e-8 * size,
+                msg=f"{number} {name}",
             )
     losses = [
         [row["loss"] for row in read_log(run / "log.jsonl") if row["kind"] == "train"]
         for run in (one, two)
     ]
     assert losses[0]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)  # sums of the log are float32
+    assert losses[1] == pytest.approx(losses[0], rel=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["entropy", "hard"])
@@ -104,6 +112,97 @@ def test_two_processes_equal_one(
         assert_equal_runs(tmp_path / name, tmp_path / "runs" / name)
 
 
+LAUNCHERS = {
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"],
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--module"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_commands_are_one_run_under_both_launchers(
+    voc_root: Path, tmp_path: Path, launcher: str
+) -> None:
+    """Without a GPU too, where accelerate needs to be told that the processes belong together."""
+
+    def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", *LAUNCHERS[launcher], "pna.cli", *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    run, scores = tmp_path / "run", tmp_path / "scores"
+    small = ["model.pretrained=false", f"data.root={voc_root}", "data.crop=[64,64]"]
+    small += ["data.train_split=train", "data.num_workers=0", "schedule.steps=2"]
+    small += ["run.batch_size=2", "run.log_every=1", "run.eval_every=null"]
+    settings = [option for setting in small for option in ("--set", setting)]
+    done = launch("train", "voc-lite", "-o", str(run), *settings)
+    assert done.returncode == 0, done.stderr
+    rows = read_log(run / "log.jsonl")
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("train", 1),
+        ("train", 2),
+        ("final", 2),
+    ]
+    assert done.stdout.count("finished; the model is in") == 1
+    model, data = ["--model", str(run / "model")], ["--dataset", "voc2012", "--root", str(voc_root)]
+    done = launch("evaluate", *model, *data, "--split", "val", "-o", str(scores))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 pictures") == 1
+
+
+def test_processes_that_do_not_find_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="expected the 4 processes .* work together, got 1"):
+        check_joined(1)
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path
+) -> None:
+    """FSDP on two processes: weights, moments, logs and scores are those of one without."""
+    kinds = {name: LOSSES[name] for name in ("hard_accumulated", "head_without_loss")}
+    kinds["clipped"] = {"run__ema": None, "optimizer__clip_norm": 0.01}
+    recipes = {name: frozen(tiny, voc_root, **changes) for name, changes in kinds.items()}
+    [done] = tiny.launch_two(recipes, tmp_path, "sharded")
+    assert done.returncode == 0, done.stderr
+    for name, recipe in recipes.items():
+        one, two = tmp_path / name, tmp_path / "runs" / name
+        tiny.tiny_trainer(recipe, one, console=quiet()).run()
+        assert_equal_runs(one, two)
+        exported = [torch.load(run / "model" / "weights.pt") for run in (one, two)]
+        for key, value in exported[0].items():
+            torch.testing.assert_close(exported[1][key], value, rtol=1e-8, atol=1e-8, msg=key)
+        ends = [read_log(run / "log.jsonl")[-1] for run in (one, two)]
+        assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_shards_and_without(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path
+) -> None:
+    """Four steps whole, four in shards, two whole: all the same as ten whole ones."""
+    whole = tmp_path / "whole"
+    recipe = frozen(tiny, voc_root, schedule__steps=10, schedule__power=0.0)
+    tiny.tiny_trainer(recipe, whole, console=quiet()).run()
+    run = tmp_path / "runs" / "run"
+    run.parent.mkdir()
+    for steps, in_shards in ((4, False), (8, True), (10, False)):
+        part = frozen(tiny, voc_root, schedule__steps=steps, schedule__power=0.0)
+        if in_shards:
+            [done] = tiny.launch_two({"run": part}, tmp_path, "sharded")
+            assert done.returncode == 0, done.stderr
+        else:
+            tiny.tiny_trainer(part, run, console=quiet()).run()
+    assert_equal_runs(whole, run)
+
+
 @pytest.mark.slow
 @pytest.mark.data
 def test_two_processes_equal_one_on_camvid(
@@ -133,7 +232,7 @@ def test_two_processes_equal_one_on_camvid(
     assert logs[0][0]["loss"] > 1.1 * logs[0][-1]["loss"]  # it learns
     for row, other in zip(*logs, strict=True):
         for name in ("loss", "P0", "P1", "P2", "P3", "P4", "lr/encoder", "lr/heads"):
-            assert other[name] == pytest.approx(row[name], rel=1e-6), (row["step"], name)
+            assert other[name] == pytest.approx(row[name], rel=1e-8), (row["step"], name)
     assert_equal_runs(one, tmp_path / "runs" / "camvid")
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -46,6 +47,7 @@ class TinySegmenter(nn.Module):
         super().__init__()
         self.labels = labels
         self.num_classes = labels.num_classes
+        self.refiner = None  # nothing with a loss of its own
         self.is_frozen = is_frozen
         norm, dropout = nn.BatchNorm2d(8), 0.0 if is_frozen else 0.3
         self.encoder = nn.Sequential(
@@ -229,6 +231,19 @@ class WorkerDies(Trainer):
         self.train_set.dataset.read = read_or_die  # type: ignore[method-assign]
 
 
+class Sharded(Trainer):
+    """FSDP as on GPUs. Accelerate offers its switch there alone, so it is turned on by hand."""
+
+    def __init__(self, *arguments: Any, accelerator: Accelerator, **parts: Any) -> None:
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+        parts["model"].to(memory_format=torch.channels_last)  # as real networks are
+        super().__init__(*arguments, accelerator=accelerator, **parts)
+        sizes = [(p.to_local().numel(), p.numel()) for p in self.model.parameters()]
+        held, whole = map(sum, zip(*sizes, strict=True))
+        assert 0.4 < held / whole < 0.6, f"expected half of the weights here, got {held} of {whole}"
+
+
 class Unfinished(Trainer):
     """Neither exports nor evaluates at the end."""
 
@@ -240,6 +255,7 @@ KINDS = {
     "whole": Trainer,
     "drifted": DriftedTrainer,
     "unfinished": Unfinished,
+    "sharded": Sharded,
     "killed": KilledTrainer,
     "killed-while-saving": KilledWhileSaving,
     "killed-while-evaluating": KilledWhileEvaluating,

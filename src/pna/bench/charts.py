@@ -37,8 +37,8 @@ def draw_operator(figure: Figure, rows: list[Row]) -> None:
             axes.hlines(floor, left, left + 0.9, color="black", linestyle=style, label=name)
         axes.set_xticks(range(len(stages)), stages)
         axes.set_yscale("log")
-        _finish(axes, task, "ms, log scale")
-    _legend(figure, columns=len(names))
+        finish(axes, task, "ms, log scale")
+    legend(figure, columns=len(names))
 
 
 def draw_head(figure: Figure, rows: list[Row]) -> None:
@@ -58,9 +58,9 @@ def draw_head(figure: Figure, rows: list[Row]) -> None:
             if (place, "rest") not in found:  # it wasn't looked into
                 axes.barh(index, found[place, "whole"], color="#888888")
         axes.invert_yaxis()
-        _finish(axes, model, None)
+        finish(axes, model, None)
         axes.set_xlabel("ms")
-    _legend(figure, columns=len(colors))
+    legend(figure, columns=len(colors))
 
 
 def draw_models(figure: Figure, rows: list[Row]) -> None:
@@ -75,9 +75,9 @@ def draw_models(figure: Figure, rows: list[Row]) -> None:
         axes.set_yticks(range(len(found)), labels)
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        _finish(axes, task, None)
+        finish(axes, task, None)
         axes.set_xlabel(f"times {base}")
-    _legend(figure, columns=2)
+    legend(figure, columns=2)
 
 
 def draw_growth(figure: Figure, rows: list[Row]) -> None:
@@ -103,8 +103,8 @@ def draw_growth(figure: Figure, rows: list[Row]) -> None:
         axes.set_yscale("log")
         axes.set_xticks(sides, [str(side) for side in sides])
         axes.set_xlabel("side of the picture, pixels")
-        _finish(axes, title, f"{unit}, log scale")
-    _legend(figure, columns=len(models))
+        finish(axes, title, f"{unit}, log scale")
+    legend(figure, columns=len(models))
 
 
 def _ratio_bars(
@@ -133,7 +133,8 @@ def _peak_ratio(row: Row) -> list[float] | None:
     return [row["peak_ratio"]] * 3 if "peak_ratio" in row else None
 
 
-def _finish(axes: Axes, title: str, unit: str | None) -> None:
+def finish(axes: Axes, title: str, unit: str | None) -> None:
+    """Title, grid and unit of a panel; without a unit its bars lie, so the grid stands."""
     axes.set_title(title, fontsize=11)
     if unit is not None:
         axes.set_ylabel(unit)
@@ -142,7 +143,7 @@ def _finish(axes: Axes, title: str, unit: str | None) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, *, columns: int) -> None:
+def legend(figure: Figure, *, columns: int) -> None:
     """One legend for all panels, above them, where it can't cover anything."""
     found: dict[str, Artist] = {}
     for axes in figure.axes:

@@ -118,7 +118,7 @@ def watched(model: BaseSegmenter) -> Iterator[tuple[Place, nn.Module]]:
     """The modules to watch: the whole, its boxes, and the parts of each stage."""
     yield ("model", _WHOLE), model
     for title, path in UNREFINED:
-        if hasattr(model, path):
+        if getattr(model, path, None) is not None:
             yield (title, _WHOLE), getattr(model, path)
     stages = model.refiner.stages if isinstance(model.refiner, PNAHead) else ()
     for m, stage in enumerate(stages, 1):

@@ -1,7 +1,6 @@
 """What a suite found, and its written forms: NAME.json, NAME.md for the docs, NAME.png."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 
 from pna.bench.machine import sentence
 from pna.bench.stats import Spread
+from pna.writing import replace_file, replace_text
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -90,9 +90,9 @@ class Report:
         data = json.dumps(result, indent=1, allow_nan=False) + "\n"
         picture = path.with_suffix(".png")
         page = self._page(command, machine, picture.name)
-        _replace(path, lambda beside: _write_text(beside, data))
-        _replace(path.with_suffix(".md"), lambda beside: _write_text(beside, page))
-        _replace(picture, self._save_chart)
+        replace_text(path, data)
+        replace_text(path.with_suffix(".md"), page)
+        replace_file(picture, self._save_chart)
 
     def _page(self, command: str, machine: dict[str, Any], picture: str) -> str:
         parts = [f"`{command}`", sentence(machine)]
@@ -122,16 +122,3 @@ def with_spread(value: Spread) -> str:
 def rounded(values: Spread | list[float]) -> list[float]:
     """Four significant digits, for JSON."""
     return [float(f"{value:.4g}") for value in values]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pna.bench.clock import Call
 from pna.model.checkpoints import create_or_load
 from pna.model.segmenter import BaseSegmenter
+from pna.train.heap import keep_freed_memory
 from pna.train.losses import Scope
 from pna.train.optimizer import create_optimizer
 from pna.train.recipe import LossSection, OptimizerSection
@@ -96,6 +97,8 @@ def _training(model: BaseSegmenter, pictures: Tensor, work: Workload) -> Call:
     run = _compile(total_loss, work)
     optimizer = create_optimizer(model, OptimizerSection())
     kind = torch.device(work.device).type
+    if kind == "cpu":
+        keep_freed_memory()  # as the trainer does
     scaler = torch.amp.GradScaler(kind, enabled=work.amp and kind == "cuda")
     shape = (work.batch, *work.size)
     labels = torch.randint(model.num_classes, shape, device=work.device)

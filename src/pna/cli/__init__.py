@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("demo", "segment", "train", "recipes", "evaluate", "data", "info", "bench")
+COMMANDS = ("demo", "segment", "train", "recipes", "evaluate", "compare", "data", "info", "bench")
 
 USER_ERRORS = (ValueError, OSError)
 """What a command may raise on wrong use; anything else is a defect and keeps its traceback."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pna.cli.refine import add_refine_argument, load_model, title_of
 from pna.cli.views import add_view_arguments, views_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ HELP = "score a model on a dataset, stage by stage"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--model", required=True, help="a bundled model's name or a saved folder")
+    add_refine_argument(parser)
     parser.add_argument(
         "--dataset",
         required=True,
@@ -60,15 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the model, print the tables and write them."""
     from pna.evaluate import evaluate
-    from pna.model.checkpoints import load
 
     views = views_of(args)
     rank, world_size, device = _process(args.device)
-    model = load(args.model)
+    model = load_model(args)
     report = evaluate(
         model,
         _dataset(args, model.labels),
-        model_name=str(args.model),
+        model_name=title_of(args),
         device=device,
         boundary_width=args.boundary_width,
         limit=args.limit,
@@ -89,9 +90,14 @@ def _process(device: str | None) -> "tuple[int, int, Device]":
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1, device or default_device()
+    import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    state = PartialState(cpu=device == "cpu")
+    from pna.train.processes import check_joined
+
+    # Unless told so, accelerate takes each of several processes on CPUs for the only one.
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+    check_joined(state.num_processes)
     return state.process_index, state.num_processes, state.device
 
 

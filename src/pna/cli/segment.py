@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pna.cli.refine import add_refine_argument, load_model
 from pna.cli.views import add_view_arguments, views_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="voc-lite", help="a bundled model's name or a saved folder (%(default)s)"
     )
+    add_refine_argument(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder to write to, made if missing"
     )
@@ -51,11 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the pictures; 0 if all went well, 1 if some couldn't be segmented."""
+    from pna.bench.clock import is_out_of_memory
     from pna.predict import Predictor
 
+    if args.refine is not None and args.similar is not None:
+        raise ValueError("--similar shows what PNA looks at, not what --refine does; give one")
     pictures = find_pictures(args.paths)
     check_names(pictures, args.out)
-    predictor = Predictor(args.model, device=args.device, views=views_of(args))
+    predictor = Predictor(load_model(args), device=args.device, views=views_of(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for number, path in enumerate(pictures, start=1):
@@ -65,6 +70,12 @@ def run(args: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:  # one broken picture doesn't stop the others
             failed += 1
             print(f"{place} {path}: failed: {error}", file=sys.stderr, flush=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failed += 1
+            message = "memory doesn't suffice: look at it in tiles, for example --tile 512,512"
+            print(f"{place} {path}: failed: {message}", file=sys.stderr, flush=True)
     if failed:
         print(f"{failed} of {len(pictures)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -144,8 +155,10 @@ def describe(found: "Prediction") -> str:
     """Return size and largest classes, for example "500 x 375, background 81 %, horse 19 %"."""
     import numpy as np
 
+    from pna.draw.palette import count_labels
+
     height, width = found.labels.shape
-    counts = np.bincount(found.labels.ravel())
+    counts = count_labels(found.labels)
     largest = [int(c) for c in np.argsort(-counts, kind="stable")[:4] if counts[c]]
     shares = [
         f"{found.label_space.classes[c]} {100 * counts[c] / found.labels.size:.0f} %"

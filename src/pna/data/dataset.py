@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from pna.data.errors import DataError
 from pna.data.label_cache import LabelCache
 from pna.data.pairs import Pair
+from pna.data.picture_cache import PictureCache
 from pna.data.reading import checked_labels, read_index_mask, read_picture
 from pna.labels import LabelSpace
 
@@ -71,6 +72,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.pairs = list(pairs)
         self.labels = labels
         self._cache: LabelCache | None = None
+        self._pictures: PictureCache | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -94,12 +96,17 @@ class SegmentationDataset(Dataset[Sample]):
             DataError: As `load`.
         """
         pair = self.pairs[index]
-        picture = read_picture(pair.picture)
+        picture = self._picture(pair.picture)
         labels = self.label_map(pair)
         check_sizes(pair, picture, labels)
         # Contiguous planes: resizing and batching are several times faster on them.
         planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
         return planes, torch.from_numpy(labels)
+
+    def _picture(self, file: Path) -> NDArray[np.uint8]:
+        if self._pictures is None:
+            return read_picture(file)
+        return self._pictures.get(file, lambda: read_picture(file))
 
     def label_map(self, pair: Pair) -> NDArray[np.uint8]:
         """The labels of a pair (H, W), classes or 255; from the cache, if there is one.
@@ -128,6 +135,18 @@ class SegmentationDataset(Dataset[Sample]):
             folder: Made if missing; any number of data sets and processes may share it.
         """
         self._cache = LabelCache(Path(folder), self.conversion())
+
+    def cache_pictures(self, folder: str | Path, *, gigabytes: float) -> None:
+        """From now on decodes each picture once, and keeps it in a folder as long as there is room.
+
+        Args:
+            folder: Made if missing; any number of data sets and processes may share it.
+            gigabytes: Most that it holds, in 10^9 bytes.
+
+        Raises:
+            ValueError: If that is not above 0.
+        """
+        self._pictures = PictureCache(Path(folder), gigabytes)
 
     @classmethod
     def check_split(cls, split: str) -> None:

@@ -47,13 +47,8 @@ class LabelCache:
             return read_index_mask(file).astype(np.uint8)
         except DataError:  # not there yet, or damaged: convert it
             labels = convert()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            Image.fromarray(labels).save(beside, format="PNG", compress_level=1)
-            beside.replace(file)
-        finally:
-            beside.unlink(missing_ok=True)
+        image = Image.fromarray(labels)
+        write_kept(file, lambda beside: image.save(beside, format="PNG", compress_level=1))
         return labels
 
     def _place(self, mask: Path) -> Path:
@@ -65,3 +60,25 @@ class LabelCache:
         digest.update(content)
         key = digest.hexdigest()
         return self.folder / key[:2] / f"{key}.png"  # folders of thousands of files are slow
+
+
+def write_kept(file: Path, write: Callable[[Path], None]) -> None:
+    """Write a file of a cache beside its place, then rename it; its folder is made if missing.
+
+    Raises:
+        OSError: If it can't be written; nothing is left of it.
+    """
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the cache {file.parent.parent} could not be written ({error.strerror or error}): "
+            "make room, or leave the cache out, which changes no picture",
+        ) from error

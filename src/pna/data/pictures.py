@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 UInt8Array = npt.NDArray[np.uint8]
 PictureLike = str | Path | Image.Image | npt.NDArray[Any]
@@ -110,12 +110,16 @@ def open_image(path: Path) -> Image.Image:
 def turn_upright(image: Image.Image) -> Image.Image:
     """Decodes an image and turns it as its EXIF orientation says, if it has one that can be read.
 
+    Returns:
+        The image itself where there is nothing to turn: a copy of a large one takes its memory.
+
     Raises:
         OSError: If it is damaged; other errors are among `UNREADABLE`.
     """
     image.load()
     try:
-        return ImageOps.exif_transpose(image)
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except UNREADABLE:  # a viewer shows such a picture too
         return image
 
@@ -135,7 +139,8 @@ def _to_rgb(image: Image.Image) -> UInt8Array:
         with_alpha = upright.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, "white")
         upright = Image.alpha_composite(white, with_alpha)
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
+    rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+    return np.array(rgb, dtype=np.uint8)
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from pna.draw.text import INK, PAPER, fit_text, font, text_width
 from pna.labels import IGNORE_COLOR, IGNORE_INDEX, LabelSpace
 
 _EDGE = np.array((255, 255, 255), dtype=np.float32)
+_BAND = 512  # rows that are blended at once
 _SWATCH, _TEXT, _GAP, _LINE = 14, 14, 6, 24
 
 
@@ -39,12 +40,23 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    colors = np.asarray(label_space.decode(labels), dtype=np.float32)
+    blended = np.empty_like(picture)
+    for top in range(0, len(labels), _BAND):  # as floats, a large picture would fill the memory
+        rows = slice(top, top + _BAND)
+        edges = _edges(labels[top : top + _BAND + 1])[:_BAND]  # the row below has a say
+        colors = np.asarray(label_space.decode(labels[rows]), dtype=np.float32)
+        blended[rows] = _blend(picture[rows], colors, edges, alpha)
+    return Image.fromarray(blended)
+
+
+def _blend(
+    picture: UInt8Array, colors: npt.NDArray[np.float32], edges: npt.NDArray[np.bool_], alpha: float
+) -> UInt8Array:
     weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(0))
-    blended = picture + weight * (colors - picture)
-    edges = _edges(labels)
+    blended: npt.NDArray[np.float32] = picture + weight * (colors - picture)
     blended[edges] += np.float32(0.8) * (_EDGE - blended[edges])
-    return Image.fromarray(np.rint(blended).astype(np.uint8))
+    rounded: UInt8Array = np.rint(blended).astype(np.uint8)
+    return rounded
 
 
 def legend(label_space: LabelSpace, present: Iterable[int], *, width: int) -> Image.Image:

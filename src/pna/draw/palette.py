@@ -12,6 +12,8 @@ from PIL import Image
 
 from pna.labels import IGNORE_INDEX, LabelSpace, out_of_range
 
+_BAND = 512  # rows that are counted at once
+
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -54,7 +56,15 @@ def check_labels(labels: UInt8Array, label_space: LabelSpace) -> None:
         )
 
 
+def count_labels(labels: UInt8Array) -> npt.NDArray[np.int64]:
+    """Count each value of a uint8 label map (H, W): (256,)."""
+    counts = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
+    for top in range(0, len(labels), _BAND):  # bincount makes eight bytes of each
+        counts += np.bincount(labels[top : top + _BAND].ravel(), minlength=len(counts))
+    return counts
+
+
 def present_labels(labels: UInt8Array) -> list[int]:
     """Return the values that occur in a uint8 label map, in order; 255 (ignored) among them."""
-    counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)
+    counts = count_labels(labels)
     return [int(c) for c in np.flatnonzero(counts)]

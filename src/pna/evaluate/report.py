@@ -2,8 +2,7 @@
 
 import json
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pna.evaluate.figure import draw_scores
 from pna.labels import LabelSpace
 from pna.metrics import Scores
 from pna.views import WHOLE, Views
+from pna.writing import replace_file, replace_text
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         data = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         table = self.table() + "\n"
-        _replace(directory / "scores.json", lambda path: _write_text(path, data))
-        _replace(directory / "scores.md", lambda path: _write_text(path, table))
-        _replace(
+        replace_text(directory / "scores.json", data)
+        replace_text(directory / "scores.md", table)
+        replace_file(
             directory / "scores.png",
             lambda path: draw_scores(path, self._title(), self.labels, self.stages),
         )
@@ -151,16 +151,3 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return [line(header), line(rule), *(line(row) for row in rows)]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ A saved model is a folder with `config.json` (architecture, class names and colo
 normalisation) and `model.safetensors`. It is written beside its place and renamed.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -45,7 +46,9 @@ def save(model: BaseSegmenter, folder: str | Path, *, dtype: torch.dtype | None 
 
     Raises:
         ValueError: The model was put together by hand, so nothing says how to rebuild it.
+        OSError: The disk is full, or the folder can't be written; what was in it is as it was.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if model.config is None:
@@ -57,7 +60,10 @@ def save(model: BaseSegmenter, folder: str | Path, *, dtype: torch.dtype | None 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
         weights, config = Path(beside) / WEIGHTS_FILE, Path(beside) / CONFIG_FILE
-        save_file(_state_on_disk(model, dtype), weights, metadata={"format": "pt"})
+        try:
+            save_file(_state_on_disk(model, dtype), weights, metadata={"format": "pt"})
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(errno.EIO, f"the weights could not be written: {error}") from error
         config.write_text(json.dumps(_describe(model), indent=2) + "\n")
         weights.chmod(config.stat().st_mode)  # safetensors makes files for the owner alone
         os.replace(weights, folder / WEIGHTS_FILE)

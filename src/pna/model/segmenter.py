@@ -152,13 +152,15 @@ class BaseSegmenter(nn.Module, ABC):
         if self.refiner is not None:
             refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
         finest = refined.stages[-1] if refined.stages else coarse
-        aux = {**refined.aux, **aux}
+        aux = aux | refined.aux
         returned = refined.stages if self.training or stages else []
         return SegmenterOutput(self.upsample(finest, pictures.shape[-2:]), coarse, returned, aux)
 
     def _pad(self, pictures: Tensor) -> Tensor:
         H, W = pictures.shape[-2:]
         height, width = self.padded_size((H, W))
+        if (height, width) == (H, W):
+            return pictures  # F.pad would copy it
         return F.pad(pictures, (0, width - W, 0, height - H), mode="replicate")
 
     def _normalise(self, pictures: Tensor) -> Tensor:
@@ -239,8 +241,10 @@ class Segmenter(BaseSegmenter):
             `std`.
         coarse: Features -> coarse logits (B, K, h, w) at its own stride.
         labels: The K classes.
+        neck: Features -> the features, fine to coarse, that coarse head and refiner look at;
+            without one they look at the encoder's.
         refiner: Refines the coarse logits; None leaves them as they are.
-        auxiliary: A second head on the features, for training only.
+        auxiliary: A second head on the encoder's features, for training only.
         config: What this model was built from; needed to save it.
     """
 
@@ -250,12 +254,14 @@ class Segmenter(BaseSegmenter):
         coarse: nn.Module,
         labels: LabelSpace,
         *,
+        neck: nn.Module | None = None,
         refiner: Refiner | None = None,
         auxiliary: nn.Module | None = None,
         config: ModelConfig | None = None,
     ) -> None:
         super().__init__(labels, mean=encoder.mean, std=encoder.std)
         self.encoder = encoder
+        self.neck = neck
         self.coarse = coarse
         self.refiner = refiner
         self.auxiliary = auxiliary
@@ -279,10 +285,12 @@ class Segmenter(BaseSegmenter):
     def predict(self, pictures: Tensor) -> Prediction:
         """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W)."""
         features: list[Tensor] = self.encoder(pictures)
+        seen = features if self.neck is None else self.neck(features)
+        coarse = self.coarse(seen)
         aux = {}
         if self.training and self.auxiliary is not None:
             aux["aux"] = self.auxiliary(features)
-        return Prediction(features, self.coarse(features), aux)
+        return Prediction(seen, coarse, aux)
 
 
 def _check_pictures(pictures: Tensor) -> None:

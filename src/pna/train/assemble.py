@@ -21,6 +21,7 @@ from pna.train.loop import Outcome, Trainer
 from pna.train.processes import create_accelerator
 from pna.train.recipe import CascadeSection, DataSection, ModelSection, Recipe
 from pna.train.recipe_files import dump_recipe
+from pna.writing import replace_text
 
 
 def train(
@@ -62,9 +63,7 @@ def train(
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
-    beside = run / "recipe.yaml.writing"
-    beside.write_text(dump_recipe(recipe), encoding="utf-8")
-    beside.replace(run / "recipe.yaml")
+    replace_text(run / "recipe.yaml", dump_recipe(recipe))
 
 
 def check_folder(run: Path, *, resume: bool) -> None:
@@ -80,7 +79,8 @@ def check_folder(run: Path, *, resume: bool) -> None:
         raise FileNotFoundError(
             f"{run}: expected a run with a last.pt, found none: start it without --resume"
         )
-    if not resume and run.is_dir() and any(run.iterdir()):
+    # A run that was killed in its very first checkpoint has nothing to lose.
+    if not resume and run.is_dir() and any(f.name != "last.pt.writing" for f in run.iterdir()):
         raise ValueError(
             f"{run}: expected a new or empty folder, got one with files in it: "
             "continue that run with --resume, or name another folder"
@@ -112,8 +112,6 @@ def create_trainer(
     model = create_network(recipe.model, train_set.labels, pretrained=not resume)
     if _is_synchronised(recipe, accelerator):
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    if recipe.run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
     return Trainer(
         recipe,
         run,
@@ -151,7 +149,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         "train": (data.train_split, data.train_list),
         "val": (data.val_split, data.val_list),
     }[use]
-    return create_dataset(
+    dataset = create_dataset(
         data.name,
         Path(data.root).expanduser(),
         split if stems is None else None,
@@ -161,6 +159,10 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         ratio=data.ratio,
         label_cache=None if data.label_cache is None else Path(data.label_cache).expanduser(),
     )
+    if data.picture_cache is not None:
+        folder = Path(data.picture_cache).expanduser()
+        dataset.cache_pictures(folder, gigabytes=data.picture_cache_gb)
+    return dataset
 
 
 def create_network(

@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pna.train.sharding import whole
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -16,7 +18,7 @@ class AveragedWeights(Generic[Model]):
     an average of the random weights it started from.
 
     Args:
-        model: The network to follow; copied, never changed.
+        model: The network to follow; copied before it is sharded, if it will be; never changed.
         decay: Share of the average that a step keeps, in (0, 1).
     """
 
@@ -29,7 +31,7 @@ class AveragedWeights(Generic[Model]):
         """Follow `model` after its step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.model.parameters())
-        values: list[Tensor] = list(model.parameters())
+        values: list[Tensor] = whole(list(model.parameters()))
         torch._foreach_lerp_(averages, values, 1.0 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

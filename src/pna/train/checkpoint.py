@@ -6,7 +6,7 @@ step number is all there is to restore.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ CHANGEABLE = frozenset(
         "data.root",
         "data.num_workers",
         "data.label_cache",
+        "data.picture_cache",
+        "data.picture_cache_gb",
         "data.skip_bad",
         "data.val_split",
         "run.eval_every",
@@ -118,13 +120,7 @@ def check_resumable(
     Raises:
         ValueError: Something differs that isn't in `CHANGEABLE`; the message lists all of it.
     """
-    before = saved["recipe"]
-    keys = [k for k in {**before, **recipe} if k not in CHANGEABLE]
-    differing = [
-        f"{key} was {before.get(key)!r}, is {recipe.get(key)!r}"
-        for key in keys
-        if before.get(key) != recipe.get(key)
-    ]
+    differing = differing_settings(saved["recipe"], recipe, ignored=CHANGEABLE)
     if saved["classes"] != classes:
         differing.append(_differing_classes(saved["classes"], classes))
     if differing:
@@ -132,6 +128,23 @@ def check_resumable(
             f"{path}: expected the recipe that the run began with, got another "
             f"({'; '.join(differing)}): undo that, or train into a new folder"
         )
+
+
+def differing_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, ignored: Collection[str]
+) -> list[str]:
+    """Say how two recipes differ, a phrase a setting.
+
+    Args:
+        before: Settings by dotted name.
+        now: The same.
+        ignored: Settings that may differ.
+    """
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in {**before, **now}
+        if key not in ignored and before.get(key) != now.get(key)
+    ]
 
 
 def _differing_classes(before: list[str], now: list[str]) -> str:

@@ -36,7 +36,7 @@ class Meter:
     def add(self, parts: Mapping[str, Tensor]) -> None:
         """Count one step's scalars in."""
         for name, value in parts.items():
-            value = value.detach().float()
+            value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
 

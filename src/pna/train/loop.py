@@ -6,12 +6,14 @@ device, the precision and the process group; the order of the data is our own.
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from rich.console import Console
@@ -27,11 +29,12 @@ from pna.train.checkpoint import (
     read_checkpoint,
     save_atomically,
 )
-from pna.train.faults import explain_dead_worker
+from pna.train.faults import explain_dead_worker, explain_failed_write
 from pna.train.interrupt import StopRequest
 from pna.train.log import Meter, RunLog
 from pna.train.processes import Processes, explain_lost_process
 from pna.train.recipe import Recipe
+from pna.train.sharding import check_sharding, is_sharded, load_moments, load_weights, whole
 from pna.train.step import Stepper
 
 Outcome = Literal["finished", "stopped"]
@@ -54,6 +57,8 @@ class Trainer:
         step: Steps taken so far.
         stepper: Takes them.
         average: The running average of the weights, if the recipe asks for one.
+        weights: The network that is evaluated and exported: the average, where there is one. Its
+            weights are whole.
         best: Step and score (mIoU of the last stage) of the best evaluation so far.
         unreadable: What is wrong with the samples that this process replaced so far.
     """
@@ -80,9 +85,14 @@ class Trainer:
         self.best: tuple[int, float] | None = None
         self.unreadable: list[str] = []
         self.processes = Processes(accelerator)
-        self.stepper = Stepper(recipe, model, accelerator, self.processes)
+        check_sharding(accelerator)
         ema = recipe.run.ema
         self.average = None if ema is None else AveragedWeights(model, ema)
+        self.weights = self._whole_network()  # before the stepper may cut the weights into shards
+        if is_sharded(accelerator):  # FSDP wants plain rows; ours are channels-last
+            model.to(memory_format=torch.contiguous_format)
+        self.stepper = Stepper(recipe, model, accelerator, self.processes)
+        self.weights.to(accelerator.device)
         self._meter = Meter()
         self._timed_steps, self._seconds = 0, 0.0  # since the last row of the log, or a resume
         self._log: RunLog | None = None  # the main process has one
@@ -179,13 +189,19 @@ class Trainer:
             row["pictures_per_second"] = num_steps * self.recipe.run.batch_size / seconds
             self._log.write("train", self.step, row)
 
-    @property
-    def weights(self) -> BaseSegmenter:
-        """The network that is evaluated and exported: the average, where there is one."""
-        return self.model if self.average is None else self.average.model
+    def _whole_network(self) -> BaseSegmenter:
+        if self.average is not None:
+            return self.average.model
+        return copy.deepcopy(self.model) if is_sharded(self.accelerator) else self.model
+
+    def _put_together(self) -> None:
+        """Bring `weights` up to date where the network's own are in shards."""
+        if self.average is None and self.weights is not self.model:
+            self.weights.load_state_dict(whole(self.model.state_dict()))
 
     def _evaluate(self) -> None:
         """Evaluate, all processes together; keep the weights if they are the best so far."""
+        self._put_together()
         report = self._score(limit=self.recipe.run.eval_limit)
         score = report.final.miou
         is_best = not math.isnan(score) and (self.best is None or score > self.best[1])
@@ -215,14 +231,16 @@ class Trainer:
     def save(self) -> None:
         """Write `last.pt`."""
         self._note(self.processes.join(self.unreadable))
+        model = whole(self.model.state_dict())  # by all processes, like the next line
+        optimizer = whole(self.stepper.optimizer.state_dict())
         if self.processes.is_main:
             scaler = self.accelerator.scaler
             payload = {
                 **self._identity(),
                 "best": self.best,
-                "model": self.model.state_dict(),
+                "model": model,
                 "average": None if self.average is None else self.average.model.state_dict(),
-                "optimizer": self.stepper.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "meter": self._meter.state_dict(),
                 "unreadable": self.unreadable,
@@ -256,8 +274,8 @@ class Trainer:
 
     def _load(self, saved: Mapping[str, Any]) -> None:
         self.step, self.best = saved["step"], saved["best"]
-        self.model.load_state_dict(saved["model"])
-        self.stepper.optimizer.load_state_dict(saved["optimizer"])
+        load_weights(self.model, saved["model"])
+        load_moments(self.stepper.optimizer, saved["optimizer"])
         self._meter.load_state_dict(saved["meter"], self.accelerator.device)
         self.unreadable = saved.get("unreadable", [])  # of a version before, there were none
         if self.average is not None:
@@ -271,16 +289,19 @@ class Trainer:
         The samples that couldn't be read, in training or in this evaluation, are listed.
         """
         self._note(self.processes.join(self.unreadable))
+        self._put_together()
         step = self.step
         if self.recipe.run.export == "best" and self.best is not None:
             best = read_checkpoint(self.folder / "best.pt")
             self.weights.load_state_dict(best["model"])
             step = best["step"]
         if self._log is not None:
-            self.weights.save_pretrained(self.folder / "model")
+            with explain_failed_write(self.folder / "model"):
+                self.weights.save_pretrained(self.folder / "model")
         report = self._score(limit=None)
         if self._log is not None:
-            report.save(self.folder / "evaluation")
+            with explain_failed_write(self.folder / "evaluation"):
+                report.save(self.folder / "evaluation")
             self._note(report.unreadable)
             found = {"unreadable": self.unreadable} if self.unreadable else {}
             self._log.write(

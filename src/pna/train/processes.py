@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import os
 from collections.abc import Iterator
 
 import torch
@@ -30,11 +31,15 @@ def create_accelerator(recipe: Recipe, *, cpu: bool = False) -> Accelerator:
     Args:
         recipe: The settings.
         cpu: Whether to leave out any GPU.
+
+    Raises:
+        ValueError: Accelerate doesn't join the processes that were launched.
     """
     weights = (recipe.loss.coarse, recipe.loss.stage, recipe.loss.aux)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=recipe.run.precision,
-        cpu=cpu,
+        # Unless told so, accelerate takes each of several processes on CPUs for the only one.
+        cpu=cpu or not torch.accelerator.is_available(),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=recipe.run.timeout)),
             # A head without a loss gets no gradient, nor may a part of a network that isn't ours;
@@ -44,6 +49,26 @@ def create_accelerator(recipe: Recipe, *, cpu: bool = False) -> Accelerator:
             ),
         ],
     )
+    check_joined(accelerator.num_processes)
+    return accelerator
+
+
+def check_joined(num_processes: int) -> None:
+    """Refuse to go on if each of the processes that were launched would do all the work alone.
+
+    Args:
+        num_processes: How many have found each other.
+
+    Raises:
+        ValueError: More were launched.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes != launched:
+        raise ValueError(
+            f"expected the {launched} processes that were launched to work together, got "
+            f"{num_processes}: accelerate joins processes on CUDA, XPU and the like, and on CPUs; "
+            "launch one process"
+        )
 
 
 class Processes:

@@ -60,7 +60,7 @@ class ModelOverrides(Section):
     """Stochastic depth of the encoder."""
 
 
-_CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual", "centre"}
+CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual", "centre"}
 
 
 class CascadeSection(Section):
@@ -125,7 +125,7 @@ class ModelSection(Section):
         if self.cascade is None:
             return self
         given = self.overrides.model_dump(exclude_none=True)  # a saved recipe spells out the rest
-        of_presets = sorted(given.keys() - _CASCADE_OVERRIDES)
+        of_presets = sorted(given.keys() - CASCADE_OVERRIDES)
         of_presets += ["encoder"] if self.encoder is not None else []
         if of_presets:
             raise ValueError(
@@ -170,6 +170,10 @@ class DataSection(Section):
     """Whether colours are jittered."""
     label_cache: str | None = None
     """Folder to keep converted masks in; changes speed, never a picture."""
+    picture_cache: str | None = None
+    """Folder to keep decoded pictures in; changes speed, never a picture."""
+    picture_cache_gb: PositiveFloat = 20.0
+    """Most that `picture_cache` holds, in 10^9 bytes."""
     skip_bad: bool = False
     """Whether what can't be read is replaced or left out, and listed at the end."""
     num_workers: NonNegative = 4
@@ -249,8 +253,6 @@ class RunSection(Section):
     """Whether batch norm takes its statistics over all GPUs; none: where there are several."""
     timeout: PositiveFloat = 1800.0
     """Seconds that the processes of a run wait for each other within a step; then it ends."""
-    channels_last: bool = False
-    """Whether pictures and weights are laid out channels-last."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of a running average of the weights, which is then evaluated and exported."""
     seed: NonNegative = 0

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pna.data import Batch
 from pna.model.segmenter import BaseSegmenter
 from pna.train.hard_pixels import Cut
+from pna.train.heap import keep_freed_memory
 from pna.train.losses import (
     Scope,
     count_valid,
@@ -26,6 +28,7 @@ from pna.train.own_losses import find_own_losses
 from pna.train.processes import Processes
 from pna.train.recipe import LossSection, Recipe
 from pna.train.schedule import learning_rate_factor, set_learning_rate
+from pna.train.sharding import whole
 
 
 class Objective(nn.Module):
@@ -54,6 +57,11 @@ class Objective(nn.Module):
             own=self.own,
         )
 
+    def hard_pixel_losses(self, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of the valid pixels by output (see `losses.hard_pixel_losses`)."""
+        output = self.model(pictures)
+        return hard_pixel_losses(output, labels, self.model.upsample, self.weights)
+
 
 class Stepper:
     """Takes the optimizer steps of a run. What it does is a function of weights, step and batch.
@@ -75,9 +83,14 @@ class Stepper:
         self.model = model
         self.accelerator = accelerator
         self.processes = processes
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
+        self._objective = Objective(model, recipe.loss)
         self.objective, self.optimizer = accelerator.prepare(
-            Objective(model, recipe.loss), create_optimizer(model, recipe.optimizer)
+            self._objective, create_optimizer(model, recipe.optimizer)
         )
+        # It is not the forward method: FSDP must be told that it wants whole weights too.
+        register_fsdp_forward_method(self._objective, "hard_pixel_losses")
 
     def take(self, step: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Take one step.
@@ -151,22 +164,20 @@ class Stepper:
         return find_cuts(losses, self.recipe.loss, scope)
 
     def _hard_pixel_losses(self, batch: Batch) -> dict[str, Tensor]:
-        pictures, labels = self._to_device(batch)
         with self.accelerator.autocast():
-            output = self.model(pictures)
-        return hard_pixel_losses(output, labels, self.model.upsample, self.recipe.loss)
+            return self._objective.hard_pixel_losses(*self._to_device(batch))
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        layout = torch.channels_last if self.recipe.run.channels_last else torch.preserve_format
         device = self.accelerator.device
-        pictures = batch.picture.to(device, non_blocking=True, memory_format=layout)
-        return pictures, batch.labels.to(device, non_blocking=True)
+        return batch.picture.to(device, non_blocking=True), batch.labels.to(
+            device, non_blocking=True
+        )
 
     def _clip_gradients(self) -> Tensor:
         """Clip to `optimizer.clip_norm`, if there is one; returns the norm before."""
         self.accelerator.unscale_gradients()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm: Tensor = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if self.recipe.optimizer.clip_norm is not None:
             clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_norm, norm)
         return norm

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TypeVar, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
-from pna.model.refiner import Refined, Refiner, Scene
+from pna.model.refiner import StagedRefiner
 from pna.model.resize import ResizeMode, resize
 
 _HEAD_WIDTH = 32
@@ -15,7 +15,7 @@ _HEAD_WIDTH = 32
 _T = TypeVar("_T")
 
 
-class PNAHead(Refiner):
+class PNAHead(StagedRefiner):
     """Progressive neighborhood aggregation (paper, section "Method"; figure 2a).
 
     Args:
@@ -57,7 +57,6 @@ class PNAHead(Refiner):
         centre: float = 5.0,
         keep_detail: bool = False,
     ) -> None:
-        super().__init__()
         levels = len(in_channels)
         if not 1 <= levels <= 5:
             raise ValueError(f"expected 1 to 5 levels of features, got {levels}: {in_channels=}")
@@ -70,12 +69,7 @@ class PNAHead(Refiner):
         _check_choices_of_levels(levels, widths, windows)
         if keep_detail and residual == "none":
             raise ValueError("keep_detail is for carried logits, got residual='none'; leave it out")
-        self.in_channels = tuple(in_channels)
-        self.num_classes = num_classes
-        self.num_stages = levels
-        self.keep_detail = keep_detail
-        # In the order in which they run, coarse to fine: stages[0] makes P1.
-        self.stages = nn.ModuleList(
+        stages = (
             Stage(
                 in_channels[i],
                 num_classes,
@@ -91,40 +85,18 @@ class PNAHead(Refiner):
             )
             for i in reversed(range(levels))
         )
+        super().__init__(in_channels, num_classes, stages)
+        self.keep_detail = keep_detail
 
-    def forward(
-        self, features: Sequence[Tensor], coarse: Tensor, *, stop_at: int | None = None
-    ) -> list[Tensor]:
-        """Refine stage by stage.
-
-        Args:
-            features: (B, C, H, W) per level, fine to coarse.
-            coarse: (B, K, h, w) logits P0 of any size.
-            stop_at: Number of stages to run; all by default.
-
-        Returns:
-            [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level; with
-            `keep_detail` the last one at that of P0, if that is finer.
-
-        Raises:
-            ValueError: The number of features, the classes or `stop_at` do not fit the head.
-        """
-        self._check(features, coarse, stop_at)
-        predictions: list[Tensor] = []
-        for stage, feature in zip(self.stages, reversed(features), strict=True):
-            if len(predictions) == stop_at:
-                break
-            previous = predictions[-1] if predictions else coarse
-            if self.keep_detail:
-                previous = _with_detail(previous, coarse, feature.shape[-2:])
-            predictions.append(stage(feature, previous))
+    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
+        predictions = super()._refine(features, coarse, stop_at)
+        # What the finest stage cannot hold of P0 is given back too.
         if self.keep_detail and predictions[-1].shape[-2] < coarse.shape[-2]:
             predictions[-1] = _with_detail(predictions[-1], coarse, coarse.shape[-2:])
         return predictions
 
-    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
-        """Refine the scene's coarse prediction; see `forward`."""
-        return Refined(self(scene.features, scene.coarse, stop_at=stop_at), {})
+    def _start(self, previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
+        return _with_detail(previous, coarse, size) if self.keep_detail else previous
 
     def similarity(
         self, features: Sequence[Tensor], points: Sequence[tuple[int, int]]
@@ -146,18 +118,6 @@ class PNAHead(Refiner):
             neighborhood = stage.carry or stage.fusion.neighborhood
             found.append(neighborhood.similarity(stage.embed(feature[:1]), row, col))  # type: ignore[operator, union-attr]
         return found
-
-    def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
-        got = tuple(feature.shape[1] for feature in features)
-        if got != self.in_channels:
-            raise ValueError(
-                f"expected features with channels {self.in_channels} (fine to coarse), got {got}"
-            )
-        if coarse.ndim != 4 or coarse.shape[1] != self.num_classes:
-            raise ValueError(
-                f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
-            )
-        self._check_stop(stop_at)
 
 
 def _with_detail(previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
