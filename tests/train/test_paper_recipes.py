@@ -222,8 +222,8 @@ def test_network(name: str) -> None:
     (conv,) = [m for m in classifier.modules() if isinstance(m, nn.Conv2d)]
     assert (conv.in_channels, conv.out_channels) == (width, model.num_classes)
     if config.coarse == "deeplabv3":
-        branches: Any = model.coarse.branches
-        dilations = [m.dilation[0] for m in branches.modules() if isinstance(m, nn.Conv2d)]
+        pyramid: Any = model.coarse.pyramid
+        dilations = [m.dilation[0] for m in pyramid.branches.modules() if isinstance(m, nn.Conv2d)]
         assert dilations == [1, *(config.rates or (12, 24, 36))]
     if model.refiner is not None:
         stages: list[Any] = list(model.refiner.stages)

@@ -117,6 +117,8 @@ def watched(model: Segmenter) -> Iterator[tuple[Place, nn.Module]]:
     """The modules to watch: the whole, its boxes, and the parts of each stage."""
     yield ("model", _WHOLE), model
     yield ("encoder", _WHOLE), model.encoder
+    if model.neck is not None:
+        yield ("neck", _WHOLE), model.neck
     yield ("coarse head", _WHOLE), model.coarse
     stages = model.refiner.stages if isinstance(model.refiner, PNAHead) else ()
     for m, stage in enumerate(stages, 1):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pna.model.aggregation.stage import Residual, Variant
 from pna.model.resize import ResizeMode
 
-CoarseName = Literal["fcn", "psp", "deeplabv3", "fpn", "upernet"]
+CoarseName = Literal["fcn", "psp", "deeplabv3", "deeplabv3plus", "fpn", "fapn", "upernet"]
 RivalName = Literal["decoder", "pointrend", "segfix", "eblnet", "crf"]
 
 
@@ -31,12 +31,13 @@ class ModelConfig:
         encoder: Name of a timm model.
         coarse: Which coarse head.
         coarse_channels: Width of the coarse head; its own default if None.
-        rates: Dilations of DeepLabV3's branches; its own default if None.
+        rates: Dilations of DeepLabV3's and DeepLabV3+'s branches; its own default if None.
         output_stride: 32, or 16 or 8 by dilation.
         multi_grid: Factors on the dilation in the encoder's last stage.
         drop_path: Probability of skipping a residual block while training.
         aux: Add the auxiliary FCN head on the level before the last.
-        pna: The refinement by PNA, if any.
+        pna: The refinement by PNA, if any; with the rival "decoder", the PNA head that it stands
+            beside.
         rival: The refinement by another method, if any; its arguments are its own defaults.
     """
 

@@ -41,12 +41,13 @@ def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
         size: (H, W) of the picture.
 
     Returns:
-        Encoder, coarse head, each stage (a rival as one part); the auxiliary head, which does not
-        run at inference, last and with no multiply-accumulates.
+        Encoder, neck, coarse head, each stage (a rival as one part); the auxiliary head, which does
+        not run at inference, last and with no multiply-accumulates.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
         ("encoder", "encoder", model.encoder),
+        ("neck", "neck", model.neck),
         ("coarse head", "coarse", model.coarse),
     ]
     stages = getattr(model.refiner, "stages", None)
@@ -71,7 +72,10 @@ def _trace(model: Segmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]
     """Multiply-accumulates (others, attention) by path of the module."""
     skeleton = copy.deepcopy(model).to("meta").eval()
     operator = torch.ops.pna.blocked_attention
-    mode = FlopCounterMode(display=False, custom_mapping={operator: _attention_flops})
+    mapping: dict[Any, Any] = {operator: _attention_flops}
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # a model that needs it has imported it
+        mapping[torch.ops.torchvision.deform_conv2d] = _deformable_flops
+    mode = FlopCounterMode(display=False, custom_mapping=mapping)
     # With gradients no map is cut into strips, whose overlap is not the model's work.
     with torch.enable_grad(), mode:
         skeleton(torch.empty(1, 3, *size, device="meta"))
@@ -98,3 +102,11 @@ def _attention_flops(
     B, heads, H, W, d = query
     cells = window_size(H, window) * window_size(W, window)
     return 2 * B * heads * H * W * cells * (d + value[-1])
+
+
+def _deformable_flops(
+    x: Sequence[int], weight: Sequence[int], offset: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    B, _, H, W = offset
+    out_channels, in_channels, kernel_height, kernel_width = weight
+    return 2 * B * H * W * out_channels * in_channels * kernel_height * kernel_width

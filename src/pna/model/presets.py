@@ -10,12 +10,27 @@ from torch import nn
 from pna.labels import LabelSpace, generic
 from pna.model.aggregation.head import PNAHead
 from pna.model.aggregation.stage import Residual, Variant
-from pna.model.coarse import DeepLabV3Head, FCNHead, PSPHead, SemanticFPNHead, UPerHead
+from pna.model.coarse import (
+    AtrousNeck,
+    DeepLabV3Head,
+    DeepLabV3PlusHead,
+    FaPNHead,
+    FCNHead,
+    FeaturePyramid,
+    LastLevelHead,
+    PSPHead,
+    SemanticFPNHead,
+    UPerHead,
+)
 from pna.model.config import ModelConfig, PNAConfig, RivalName
 from pna.model.encoder import TimmEncoder, create_encoder
 from pna.model.refiner import Refiner
 from pna.model.resize import ResizeMode
+from pna.model.rivals.decoder import decoder_beside
 from pna.model.rivals.dense_crf import DenseCRF
+from pna.model.rivals.eblnet import EBLNet
+from pna.model.rivals.pointrend import PointRend
+from pna.model.rivals.segfix import SegFix
 from pna.model.segmenter import Segmenter
 
 _RELEASED = PNAConfig()
@@ -37,22 +52,45 @@ PRESETS: dict[str, ModelConfig] = {
     "fpn-pna": ModelConfig("resnet50c", "fpn", aux=False, pna=replace(_RELEASED, window=7)),
     "upernet": ModelConfig("resnet50c", "upernet"),
     "upernet-pna": ModelConfig("resnet50c", "upernet", pna=_RELEASED),
+    # The rivals, as in their papers: PointRend on an encoder of stride 16, and of stride 4 by a
+    # feature pyramid; EBLNet on DeepLabV3's pyramid at its own width.
+    "fpn-pointrend": ModelConfig("resnet50c", "fpn", aux=False, rival="pointrend"),
+    "deeplabv3-pointrend": ModelConfig(
+        "resnet50c", "deeplabv3", rates=(6, 12, 18), output_stride=16, rival="pointrend"
+    ),
+    "eblnet": ModelConfig(
+        "resnet50c", "deeplabv3", coarse_channels=256, output_stride=8, aux=False, rival="eblnet"
+    ),
     # Ours: small, and the logits are carried from stage to stage.
     "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
     "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
+    # Rivals: coarse heads first.
+    "deeplabv3plus": ModelConfig("resnet50c", "deeplabv3plus", output_stride=16),
+    "fapn": ModelConfig("resnet50c", "fapn", aux=False),
+    # A decoder has the parameters of the PNA head whose options stand with it.
+    "fcn-decoder": ModelConfig("resnet50c", pna=_RELEASED, rival="decoder"),
+    "lite-decoder": ModelConfig(
+        "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
+    ),
+    "fcn-segfix": ModelConfig("resnet50c", rival="segfix"),
 }
 
 _COARSE = {
     "fcn": FCNHead,
     "psp": PSPHead,
     "deeplabv3": DeepLabV3Head,
+    "deeplabv3plus": DeepLabV3PlusHead,
     "fpn": SemanticFPNHead,
+    "fapn": FaPNHead,
     "upernet": UPerHead,
 }
 
 # One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
 _RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
     "crf": lambda channels, num_classes: DenseCRF(),
+    "pointrend": PointRend,
+    "eblnet": EBLNet,
+    "segfix": lambda channels, _: SegFix(channels),
 }
 
 
@@ -145,13 +183,16 @@ def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) 
         pretrained: Load the encoder's ImageNet weights.
     """
     encoder = _encoder(config, pretrained=pretrained)
-    channels, num_classes = encoder.channels, labels.num_classes
+    neck = _neck(config, encoder.channels)
+    num_classes = labels.num_classes
+    channels = encoder.channels if neck is None else neck.channels
     model = Segmenter(
         encoder,
         _coarse_head(config, channels, num_classes),
         labels,
+        neck=neck,
         refiner=_refiner(config, channels, num_classes),
-        auxiliary=_auxiliary_head(channels, num_classes) if config.aux else None,
+        auxiliary=_auxiliary_head(encoder.channels, num_classes) if config.aux else None,
         config=config,
     )
     # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
@@ -169,17 +210,38 @@ def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
     )
 
 
+def _neck(config: ModelConfig, channels: tuple[int, ...]) -> FeaturePyramid | AtrousNeck | None:
+    """What coarse head and rival both look at, where that is more than the encoder."""
+    if config.rival == "pointrend" and config.coarse == "fpn":
+        width = 128 if config.coarse_channels is None else config.coarse_channels
+        return FeaturePyramid(channels, 2 * width)
+    if config.rival == "eblnet":
+        if config.coarse != "deeplabv3":
+            raise ValueError(f"eblnet is for deeplabv3, got {config.coarse!r}")
+        return AtrousNeck(channels, **_coarse_options(config))
+    return None
+
+
 def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> nn.Module:
+    if config.rival == "eblnet":
+        return LastLevelHead(channels, num_classes)
+    options = _coarse_options(config)
+    if config.rival == "pointrend" and config.coarse == "fpn":
+        options["pyramid"] = None
     head: Any = _COARSE[config.coarse]
+    built: nn.Module = head(channels, num_classes, **options)
+    return built
+
+
+def _coarse_options(config: ModelConfig) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if config.coarse_channels is not None:
         options["channels"] = config.coarse_channels
     if config.rates is not None:
-        if config.coarse != "deeplabv3":
+        if not config.coarse.startswith("deeplabv3"):
             raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
         options["rates"] = config.rates
-    built: nn.Module = head(channels, num_classes, **options)
-    return built
+    return options
 
 
 def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -187,6 +249,8 @@ def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> Refiner | None:
+    if config.rival == "decoder":
+        return _decoder(config.pna, channels, num_classes)
     if config.pna is not None and config.rival is not None:
         raise ValueError(f"expected pna or a rival, got both: pna and {config.rival!r}")
     if config.pna is not None:
@@ -194,6 +258,14 @@ def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -
     if config.rival is not None:
         return _RIVALS[config.rival](channels, num_classes)
     return None
+
+
+def _decoder(pna: PNAConfig | None, channels: tuple[int, ...], num_classes: int) -> Refiner:
+    if pna is None:
+        raise ValueError("expected the options of the PNA head that a decoder stands beside")
+    with torch.device("meta"):
+        head = PNAHead(channels, num_classes, **vars(pna))
+    return decoder_beside(head)
 
 
 def _can_dilate(config: ModelConfig) -> bool:

@@ -66,8 +66,10 @@ class Segmenter(nn.Module):
             `std`.
         coarse: Features -> coarse logits (B, K, h, w) at its own stride.
         labels: The K classes.
+        neck: Features -> the features, fine to coarse, that coarse head and refiner look at;
+            without one they look at the encoder's.
         refiner: Refines the coarse logits; None leaves them as they are.
-        auxiliary: A second head on the features, for training only.
+        auxiliary: A second head on the encoder's features, for training only.
         config: What this model was built from; needed to save it.
     """
 
@@ -80,12 +82,14 @@ class Segmenter(nn.Module):
         coarse: nn.Module,
         labels: LabelSpace,
         *,
+        neck: nn.Module | None = None,
         refiner: Refiner | None = None,
         auxiliary: nn.Module | None = None,
         config: ModelConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.neck = neck
         self.coarse = coarse
         self.refiner = refiner
         self.auxiliary = auxiliary
@@ -122,13 +126,14 @@ class Segmenter(nn.Module):
             raise ValueError(f"got {stop_at=}, but this model has no refinement stages")
         padded = self._pad(pictures)
         features = self._encode(padded)
-        coarse = self.coarse(features)
+        seen = features if self.neck is None else self.neck(features)
+        coarse = self.coarse(seen)
         aux = {}
         if self.training and self.auxiliary is not None:
             aux["aux"] = self.auxiliary(features)
         refined = Refined([], {})
         if self.refiner is not None:
-            refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
+            refined = self.refiner.refine(Scene(padded, seen, coarse), stop_at=stop_at)
         finest = refined.stages[-1] if refined.stages else coarse
         aux |= refined.aux
         returned = refined.stages if self.training or stages else []

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TypeVar, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
-from pna.model.refiner import Refined, Refiner, Scene
+from pna.model.refiner import StagedRefiner
 from pna.model.resize import ResizeMode
 
 _HEAD_WIDTH = 32
@@ -15,7 +15,7 @@ _HEAD_WIDTH = 32
 _T = TypeVar("_T")
 
 
-class PNAHead(Refiner):
+class PNAHead(StagedRefiner):
     """Progressive neighborhood aggregation (paper, section "Method"; figure 2a).
 
     Args:
@@ -50,7 +50,6 @@ class PNAHead(Refiner):
         embedding_bias: bool | Sequence[bool] = True,
         mlp_ratio: float = 1.0,
     ) -> None:
-        super().__init__()
         levels = len(in_channels)
         if not 1 <= levels <= 5:
             raise ValueError(f"expected 1 to 5 levels of features, got {levels}: {in_channels=}")
@@ -61,11 +60,7 @@ class PNAHead(Refiner):
         windows = _per_level("window", window, levels)
         biases = _per_level("embedding_bias", embedding_bias, levels)
         _check_choices_of_levels(levels, widths, windows)
-        self.in_channels = tuple(in_channels)
-        self.num_classes = num_classes
-        self.num_stages = levels
-        # In the order in which they run, coarse to fine: stages[0] makes P1.
-        self.stages = nn.ModuleList(
+        stages = (
             Stage(
                 in_channels[i],
                 num_classes,
@@ -80,36 +75,7 @@ class PNAHead(Refiner):
             )
             for i in reversed(range(levels))
         )
-
-    def forward(
-        self, features: Sequence[Tensor], coarse: Tensor, *, stop_at: int | None = None
-    ) -> list[Tensor]:
-        """Refine stage by stage.
-
-        Args:
-            features: (B, C, H, W) per level, fine to coarse.
-            coarse: (B, K, h, w) logits P0 of any size.
-            stop_at: Number of stages to run; all by default.
-
-        Returns:
-            [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level.
-
-        Raises:
-            ValueError: The number of features, the classes or `stop_at` do not fit the head.
-        """
-        return self._refine(list(features), coarse, stop_at)
-
-    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
-        """Refine the scene's coarse prediction as `forward` does; takes the features it used."""
-        return Refined(self._refine(scene.features, scene.coarse, stop_at), {})
-
-    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
-        self._check(features, coarse, stop_at)
-        predictions: list[Tensor] = []
-        for stage in self.stages[:stop_at]:
-            # Taken out of the list: together, the levels already used outweigh the finest stage.
-            predictions.append(stage(features.pop(), predictions[-1] if predictions else coarse))
-        return predictions
+        super().__init__(in_channels, num_classes, stages)
 
     def similarity(
         self, features: Sequence[Tensor], points: Sequence[tuple[int, int]]
@@ -131,18 +97,6 @@ class PNAHead(Refiner):
             neighborhood = stage.carry or stage.fusion.neighborhood
             found.append(neighborhood.similarity(stage.embed(feature[:1]), row, col))  # type: ignore[operator, union-attr]
         return found
-
-    def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
-        got = tuple(feature.shape[1] for feature in features)
-        if got != self.in_channels:
-            raise ValueError(
-                f"expected features with channels {self.in_channels} (fine to coarse), got {got}"
-            )
-        if coarse.ndim != 4 or coarse.shape[1] != self.num_classes:
-            raise ValueError(
-                f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
-            )
-        self._check_stop(stop_at)
 
 
 def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:

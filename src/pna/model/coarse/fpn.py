@@ -4,7 +4,7 @@ Source: Kirillov, Girshick, He, Dollár, "Panoptic Feature Pyramid Networks" (CV
 section 3.1, with batch norm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -18,12 +18,16 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: channels of all levels, fine to coarse.
         channels: channels of every level of the result.
+
+    Attributes:
+        channels: the same, once per level.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(_conv(width, channels, 1) for width in in_channels)
-        self.outputs = nn.ModuleList(_conv(channels, channels, 3) for _ in in_channels)
+        self.channels = (channels,) * len(in_channels)
+        self.laterals = nn.ModuleList(plain_conv(width, channels, 1) for width in in_channels)
+        self.outputs = nn.ModuleList(plain_conv(channels, channels, 3) for _ in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map features, fine to coarse, to as many maps of ``channels`` and the same sizes."""
@@ -68,8 +72,10 @@ class SemanticFPNHead(CoarseHead):
     Args:
         in_channels: channels of all encoder levels, fine to coarse.
         num_classes: number of classes K.
-        fpn_channels: width of the feature pyramid.
+        fpn_channels: width of the feature pyramid; twice `channels` by default.
         channels: width of the maps that are summed.
+        pyramid: makes the feature pyramid from the channels of the levels and `fpn_channels`; None
+            where the levels are a pyramid's already (a neck's, which a refiner looks at too).
         dropout: probability of zeroing a channel before the classifier while training.
     """
 
@@ -78,21 +84,26 @@ class SemanticFPNHead(CoarseHead):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        fpn_channels: int = 256,
+        fpn_channels: int | None = None,
         channels: int = 128,
+        pyramid: Callable[[Sequence[int], int], nn.Module] | None = FeaturePyramid,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(in_channels)
-        self.pyramid = FeaturePyramid(self.in_channels, fpn_channels)
+        widths, self.pyramid = self.in_channels, None
+        if pyramid is not None:
+            fpn_channels = 2 * channels if fpn_channels is None else fpn_channels
+            self.pyramid = pyramid(self.in_channels, fpn_channels)
+            widths = (fpn_channels,) * len(self.in_channels)
         self.scale_heads = nn.ModuleList(
-            ScaleHead(fpn_channels, channels, level=level) for level in range(len(self.in_channels))
+            ScaleHead(width, channels, level=level) for level, width in enumerate(widths)
         )
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 
     def gather(self, features: Sequence[Tensor]) -> Tensor:
         """Sum all levels at the finest one's size."""
         sizes = [x.shape[-2:] for x in features]
-        levels = self.pyramid(features)
+        levels = features if self.pyramid is None else self.pyramid(features)
         brought = [head(x, sizes) for head, x in zip(self.scale_heads, levels, strict=True)]
         summed: Tensor = sum(brought[1:], start=brought[0])
         return summed
@@ -114,7 +125,8 @@ def add_top_down(maps: Sequence[Tensor], *, mode: ResizeMode) -> list[Tensor]:
     return merged[::-1]
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+def plain_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+    """A convolution that keeps the size of the map, with a bias and nothing after it."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     nn.init.xavier_uniform_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # nn.Conv2d declares an optional bias

@@ -45,6 +45,34 @@ class ConvBNReLU(nn.Sequential):
         super().__init__(conv, BatchNorm(out_channels), nn.ReLU(inplace=True))
 
 
+class SeparableConvBNReLU(nn.Sequential):
+    """An atrous separable convolution: 3x3 depth-wise, then 1x1, each with batch norm and ReLU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the result.
+        dilation: distance of the depth-wise kernel's taps, in cells.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
+        conv = nn.Conv2d(
+            in_channels,
+            in_channels,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=in_channels,
+            bias=False,
+        )
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        super().__init__(
+            conv,
+            BatchNorm(in_channels),
+            nn.ReLU(inplace=True),
+            *ConvBNReLU(in_channels, out_channels, kernel_size=1),
+        )
+
+
 class Classifier(nn.Sequential):
     """Channel dropout, then a 1x1 convolution to the classes (normal, std 0.01; zero bias).
 
