@@ -8,6 +8,7 @@ starts from what the network says, and learns corrections.
 from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from pna.labels import LabelSpace
@@ -286,7 +287,7 @@ def _assemble(
 ) -> Cascade:
     channels = [level.channels for level in plan.features]
     pna = config.pna
-    return Cascade(
+    built = Cascade(
         model,
         labels,
         plan,
@@ -296,3 +297,4 @@ def _assemble(
         coarse=coarse if callable(coarse) else None,
         config=config,
     )
+    return built.to(memory_format=torch.channels_last)  # as all models here are; values stay
