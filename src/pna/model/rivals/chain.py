@@ -1,5 +1,7 @@
 """One refiner behind another, and behind a model that is trained already."""
 
+import copy
+
 from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.segmenter import Segmenter
 
@@ -46,10 +48,10 @@ def behind(model: Segmenter, refiner: Refiner) -> Segmenter:
         the model without the refiner.
     """
     chain = refiner if model.refiner is None else Chain(model.refiner, refiner)
-    built = Segmenter(
-        model.encoder, model.coarse, model.labels, refiner=chain, auxiliary=model.auxiliary
-    )
-    built.mean, built.std = model.mean, model.std
-    for part in (built, chain, refiner):  # not `train()`: parts of the model may be frozen
+    built = copy.copy(model)
+    built._modules = dict(model._modules)  # else the new refiner would be the model's too
+    built.refiner = chain
+    built.config = None
+    for part in (chain, refiner):  # not `train()`: parts of the model may be frozen
         part.training = model.training
     return built
