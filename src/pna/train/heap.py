@@ -1,8 +1,8 @@
 """Keeps the C library from giving memory back to the system between training steps.
 
 A training step on a CPU allocates and frees gigabytes in tensors of tens of megabytes. glibc maps
-each of these anew, and the system clears every page of it again: a fifth to a third of the step of
-a refined network. Kept in the heap, the same pages serve step after step.
+each of these anew, and the system clears every page of it again. Kept in the heap, the same pages
+serve step after step.
 """
 
 import ctypes

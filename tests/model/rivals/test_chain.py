@@ -77,6 +77,25 @@ def test_behind_a_trained_model(model):
     assert model.num_stages == own  # the model itself is as it was
 
 
+def test_behind_a_model_with_a_neck():
+    """Coarse head and first refiner go on looking at the neck's maps."""
+    plain = pna.create_model(
+        "fpn-pointrend",
+        encoder="resnet18",
+        num_classes=3,
+        pretrained=False,
+        aux=False,
+        coarse_channels=8,
+    ).eval()
+    pictures = torch.rand(1, 3, 32, 64)
+    with torch.inference_mode():
+        expected = plain(pictures, stages=True)
+        output = behind(plain, Add(1, num_stages=1)).eval()(pictures, stages=True)
+    torch.testing.assert_close(output.stages[0], expected.stages[0])
+    torch.testing.assert_close(output.stages[1], expected.stages[0] + 1)
+    assert plain.num_stages == 1
+
+
 def test_behind_leaves_modes_alone(model):
     model.train()
     model.encoder.eval()  # frozen
