@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pna.labels import IGNORE_INDEX, LabelSpace
     from pna.model import checkpoints
     from pna.model.aggregation.head import PNAHead
+    from pna.model.cascade import Cascade, cascade
     from pna.model.checkpoints import load
     from pna.model.presets import create_model
     from pna.model.segmenter import Segmenter, SegmenterOutput
@@ -20,11 +21,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IGNORE_INDEX",
+    "Cascade",
     "LabelSpace",
     "PNAHead",
     "Predictor",
     "Segmenter",
     "SegmenterOutput",
+    "cascade",
     "checkpoints",
     "create_model",
     "load",
@@ -32,12 +35,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cascade": "pna.model.cascade",
     "IGNORE_INDEX": "pna.labels",
     "LabelSpace": "pna.labels",
     "PNAHead": "pna.model.aggregation.head",
     "Predictor": "pna.predict",
     "Segmenter": "pna.model.segmenter",
     "SegmenterOutput": "pna.model.segmenter",
+    "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
     "load": "pna.model.checkpoints",
 }

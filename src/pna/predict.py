@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pna.data.pictures import PictureLike, UInt8Array, read_picture
 from pna.labels import LabelSpace
-from pna.model.segmenter import Segmenter, StageSimilarity
+from pna.model.segmenter import BaseSegmenter, StageSimilarity
 from pna.views import WHOLE, Views, bands, blend
 
 Device = str | torch.device
@@ -51,7 +51,7 @@ class StageLabels:
 
 
 def stage_labels(
-    model: Segmenter, pictures: Tensor, *, stages: bool = True, views: Views = WHOLE
+    model: BaseSegmenter, pictures: Tensor, *, stages: bool = True, views: Views = WHOLE
 ) -> StageLabels:
     """Label a batch of pictures, stage by stage.
 
@@ -91,7 +91,7 @@ def stage_labels(
 
 
 def _banded_labels(
-    model: Segmenter, pictures: Tensor, views: Views, *, stages: bool
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
 ) -> list[Tensor]:
     B, _, H, W = pictures.shape
     maps: list[Tensor] = []
@@ -145,7 +145,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Segmenter | str | Path,
+        model: BaseSegmenter | str | Path,
         *,
         device: Device | None = None,
         views: Views = WHOLE,

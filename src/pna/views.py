@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pna.model.resize import resize
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Views:
 WHOLE = Views()
 
 
-def blend(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
+def blend(model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
     """Segment a batch by several views.
 
     The sums are held at the pictures' size: 4 bytes for every class and pixel, of the final stage
@@ -98,7 +98,9 @@ def _rescale(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _in_tiles(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool) -> list[Tensor]:
+def _in_tiles(
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
+) -> list[Tensor]:
     """Probabilities (B, K, H, W) of each stage at the size of `pictures`, blended over tiles."""
     whole: list[Tensor] = []
     for rows, shares in bands(model, pictures, views, stages=stages):
@@ -110,7 +112,7 @@ def _in_tiles(model: Segmenter, pictures: Tensor, views: Views, *, stages: bool)
 
 
 def bands(
-    model: Segmenter, pictures: Tensor, views: Views, *, stages: bool
+    model: BaseSegmenter, pictures: Tensor, views: Views, *, stages: bool
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Segment a batch in tiles from top to bottom, at its own size.
 
@@ -160,7 +162,7 @@ def _unit(pictures: Tensor) -> Tensor:
     return pictures if pictures.is_floating_point() else pictures.float() / 255
 
 
-def _look(model: Segmenter, pictures: Tensor, views: Views, stages: bool) -> Iterator[Tensor]:
+def _look(model: BaseSegmenter, pictures: Tensor, views: Views, stages: bool) -> Iterator[Tensor]:
     """Probabilities of each stage, from one run of the network; with `flip`, two, averaged."""
     size = pictures.shape[-2:]
     seen = _logits(model, pictures, stages)
@@ -173,7 +175,7 @@ def _look(model: Segmenter, pictures: Tensor, views: Views, stages: bool) -> Ite
         yield share
 
 
-def _logits(model: Segmenter, pictures: Tensor, stages: bool) -> list[Tensor]:
+def _logits(model: BaseSegmenter, pictures: Tensor, stages: bool) -> list[Tensor]:
     """(B, K, h, w) logits of P0 to Pn, each at its own stride; or of the final one alone."""
     output = model(pictures, stages=True)
     found = [output.coarse, *output.stages]

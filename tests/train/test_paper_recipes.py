@@ -27,7 +27,7 @@ from pna.train.assemble import create_network
 from pna.train.recipe import Recipe
 from pna.train.recipe_files import bundled_recipes, recipe_head
 
-OURS = ("damage-lite", "voc-lite")
+OURS = ("camvid-unet", "camvid-unet-pna", "damage-lite", "voc-lite")
 
 SHORT_SIDES = (512, 768, 1024, 1280, 1536, 1792, 2048)
 CE, HARD = "cross_entropy", "hard_pixels"

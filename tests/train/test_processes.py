@@ -237,6 +237,38 @@ def test_two_processes_equal_one_on_camvid(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("freeze", [False, True])
+def test_two_processes_equal_one_on_a_cascade(
+    tiny: ModuleType, voc_root: Path, tmp_path: Path, freeze: bool
+) -> None:
+    """A wrapped network may have parameters without a gradient: its own auxiliary head, or all."""
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbone = {"model_type": "convnext", "out_features": stages, **sizes}
+    upernet = {"hidden_size": 16, "auxiliary_in_channels": 24, "backbone_config": backbone}
+    recipe = tiny.tiny_recipe(
+        voc_root,
+        model__preset=None,
+        model__pretrained=False,
+        model__cascade={
+            "library": "transformers",
+            "name": "UperNetForSemanticSegmentation",
+            "options": upernet,
+            "freeze": freeze,
+        },
+        model__overrides={"widths": [32, 32, 32, 32], "window": 3, "self_aggregation": False},
+        schedule__steps=3,
+        run__batch_size=4,
+        run__log_every=1,
+    )
+    one = tmp_path / "one"
+    assert tiny.tiny_trainer(recipe, one, kind=tiny.Unfinished, console=quiet()).run() == "finished"
+    [done] = tiny.launch_two({"cascade": recipe}, tmp_path, "unfinished")
+    assert done.returncode == 0, done.stderr
+    assert_equal_runs(one, tmp_path / "runs" / "cascade")
+
+
+@pytest.mark.slow
 def test_two_processes_list_all_bad_pictures(
     tiny: ModuleType, voc_root: Path, tmp_path: Path
 ) -> None:

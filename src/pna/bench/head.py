@@ -12,7 +12,8 @@ from pna.bench.stats import Spread, add_rounds, spread
 from pna.bench.stopwatch import Place, Stopwatch
 from pna.bench.workloads import Workload, build, inference, make_pictures
 from pna.model.aggregation.head import PNAHead
-from pna.model.segmenter import Segmenter
+from pna.model.counts import UNREFINED
+from pna.model.segmenter import BaseSegmenter
 
 PARTS = {
     "embedding": ("embed_feature", "embed_prediction"),
@@ -113,13 +114,12 @@ def _profile(name: str, settings: Settings) -> list[Row]:
     ]
 
 
-def watched(model: Segmenter) -> Iterator[tuple[Place, nn.Module]]:
+def watched(model: BaseSegmenter) -> Iterator[tuple[Place, nn.Module]]:
     """The modules to watch: the whole, its boxes, and the parts of each stage."""
     yield ("model", _WHOLE), model
-    yield ("encoder", _WHOLE), model.encoder
-    if model.neck is not None:
-        yield ("neck", _WHOLE), model.neck
-    yield ("coarse head", _WHOLE), model.coarse
+    for title, path in UNREFINED:
+        if getattr(model, path, None) is not None:
+            yield (title, _WHOLE), getattr(model, path)
     stages = model.refiner.stages if isinstance(model.refiner, PNAHead) else ()
     for m, stage in enumerate(stages, 1):
         place = f"stage {m}"

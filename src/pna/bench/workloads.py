@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pna.bench.clock import Call
 from pna.model.checkpoints import create_or_load
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.heap import keep_freed_memory
 from pna.train.losses import Scope
 from pna.train.optimizer import create_optimizer
@@ -58,7 +58,7 @@ def prepare(work: Workload) -> Call:
     return _training(model.train(), pictures, work)
 
 
-def build(work: Workload) -> Segmenter:
+def build(work: Workload) -> BaseSegmenter:
     """The model, in its place and layout; a preset with random weights."""
     torch.manual_seed(0)
     model = create_or_load(work.model, encoder=work.encoder)
@@ -71,7 +71,7 @@ def make_pictures(work: Workload) -> Tensor:
     return pictures.contiguous(memory_format=_layout(work))
 
 
-def inference(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
+def inference(model: BaseSegmenter, pictures: Tensor, work: Workload) -> Call:
     """The call that segments the pictures: logits at their size."""
     run = _compile(model.eval(), work)
 
@@ -84,7 +84,7 @@ def inference(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
     return infer
 
 
-def _training(model: Segmenter, pictures: Tensor, work: Workload) -> Call:
+def _training(model: BaseSegmenter, pictures: Tensor, work: Workload) -> Call:
     """Forward, the recipes' loss (cross-entropy of P0, all stages, auxiliary), backward, AdamW."""
     objective = Objective(model, LossSection())
     scope = Scope(work.batch * work.size[0] * work.size[1])  # no pixel is ignored

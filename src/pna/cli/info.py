@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pna.model.segmenter import Segmenter
+    from pna.model.segmenter import BaseSegmenter
 
 HELP = "parameters and multiply-accumulates of a model, part by part"
 
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_description(model: "Segmenter") -> None:
+def _print_description(model: "BaseSegmenter") -> None:
     labels = model.labels
-    strides = ", ".join(map(str, model.encoder.strides))
-    print(f"encoder {model.encoder.name}, strides {strides}; {model.num_stages} refinement stages")
+    strides = ", ".join(map(str, model.strides))
+    print(f"{model.origin}, strides {strides}; {model.num_stages} refinement stages")
     print(f"{labels.num_classes} classes ({labels.name}): {', '.join(labels.classes)}")

@@ -45,6 +45,4 @@ def describe(name: str) -> tuple[str, str, str, str, str]:
     from pna.train.recipe_files import load_recipe, recipe_head
 
     recipe, head = load_recipe(name), recipe_head(name)
-    encoder = recipe.model.encoder
-    model = recipe.model.preset if encoder is None else f"{recipe.model.preset} on {encoder}"
-    return name, head["paper"], recipe.data.name, model, head["score"]
+    return name, head["paper"], recipe.data.name, recipe.model.title, head["score"]

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pna.model.segmenter import Segmenter
+    from pna.model.segmenter import BaseSegmenter
 
 
 def add_refine_argument(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_refine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(args: argparse.Namespace) -> "Segmenter":
+def load_model(args: argparse.Namespace) -> "BaseSegmenter":
     """Load `--model`, with what `--refine` names behind it."""
     from pna.model.checkpoints import load
 

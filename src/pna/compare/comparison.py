@@ -10,6 +10,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pna.train.recipe import (
+    CASCADE_OVERRIDES,
+    CascadeSection,
     DataSection,
     LossSection,
     ModelOverrides,
@@ -34,8 +36,10 @@ class ModelRow(Section):
     """Names the model in files and on the command line; unique."""
     label: str | None = None
     """What tables and figures call it; none takes the name."""
-    preset: str
+    preset: str | None = None
     """Name of a preset (`pna.create_model` lists them)."""
+    cascade: CascadeSection | None = None
+    """A network of another library, refined or alone, instead of a preset."""
     overrides: ModelOverrides = ModelOverrides()
     """Settings of the preset to change, on top of the common ones; `null` is the preset's own."""
     seeds: Seeds | None = None
@@ -46,6 +50,12 @@ class ModelRow(Section):
     """Tables that the model stands in, by title; the baseline stands in each."""
     behind: Name | None = None
     """Nothing is trained: the preset takes the trained weights of this model, and is scored."""
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.preset is not None and self.cascade is not None:
+            raise ValueError(f"{self.name}: expected a preset or a cascade, got both")
+        return self
 
     @property
     def title(self) -> str:
@@ -138,11 +148,15 @@ class Comparison(Section):
     def model_of(self, row: ModelRow) -> ModelSection:
         """The recipe's section of a model: the common overrides, then its own."""
         own = {key: getattr(row.overrides, key) for key in row.overrides.model_fields_set}
+        common = self.overrides
+        if row.cascade is not None:  # what is common to presets is none of its network's business
+            common = ModelOverrides(**common.model_dump(include=CASCADE_OVERRIDES))
         return ModelSection(
             preset=row.preset,
-            encoder=self.encoder,
+            cascade=row.cascade,
+            encoder=self.encoder if row.cascade is None else None,
             pretrained=self.pretrained,
-            overrides=self.overrides.model_copy(update=own),
+            overrides=common.model_copy(update=own),
         )
 
     def groups(self) -> dict[str, list[ModelRow]]:

@@ -38,7 +38,7 @@ def load_comparison(source: str | Path, overrides: Sequence[str] = ()) -> Compar
     label, tree = read_tree(source, _folder(), kind="comparison")
     comparison = parse_tree(Comparison, tree, label=label, overrides=overrides)
     for row in comparison.models:
-        if row.preset not in PRESETS:
+        if row.cascade is None and row.preset not in PRESETS:
             raise ValueError(
                 f"{label}: {row.name}: expected a preset of {', '.join(PRESETS)}; "
                 f"got {row.preset!r}"

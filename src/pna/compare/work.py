@@ -14,7 +14,7 @@ from pna.compare.locks import LOCKS, try_lock
 from pna.compare.runs import SOURCE, Run, check_run
 from pna.evaluate import evaluate
 from pna.model.checkpoints import load
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.predict import default_device
 from pna.train import dump_recipe, train
 from pna.train.assemble import create_network, create_split
@@ -100,14 +100,14 @@ def _score_behind(run: Run, source: Run) -> None:
     report = evaluate(
         model,
         dataset,
-        model_name=run.recipe.model.preset,
+        model_name=run.recipe.model.title,
         device=default_device(),
         skip_bad=run.recipe.data.skip_bad,
     )
     report.save(run.folder / "evaluation")
 
 
-def take_weights(model: Segmenter, trained: Segmenter) -> None:
+def take_weights(model: BaseSegmenter, trained: BaseSegmenter) -> None:
     """Give a model the weights of a trained one, and see that it has none beside them.
 
     Raises:

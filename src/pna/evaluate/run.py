@@ -15,13 +15,13 @@ from torch import nn
 from pna.data import DataError, Sample, SegmentationDataset
 from pna.evaluate.report import Report
 from pna.evaluate.shares import Share, exchange
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.predict import Device, stage_labels
 from pna.views import WHOLE, Views
 
 
 def evaluate(
-    model: Segmenter,
+    model: BaseSegmenter,
     dataset: SegmentationDataset,
     *,
     model_name: str = "",
@@ -104,7 +104,7 @@ def _samples(
         yield sample
 
 
-def _score(model: Segmenter, sample: Sample, views: Views, share: Share) -> None:
+def _score(model: BaseSegmenter, sample: Sample, views: Views, share: Share) -> None:
     where = _device_of(model)
     labels = sample.labels.to(where)
     maps = stage_labels(model, sample.picture.to(where).unsqueeze(0), views=views).stages
@@ -112,7 +112,7 @@ def _score(model: Segmenter, sample: Sample, views: Views, share: Share) -> None
         share.update(f"P{stage}", prediction[0], labels)
 
 
-def _check_classes(model: Segmenter, dataset: SegmentationDataset) -> None:
+def _check_classes(model: BaseSegmenter, dataset: SegmentationDataset) -> None:
     expected, got = dataset.labels.num_classes, model.num_classes
     if got != expected:
         raise ValueError(

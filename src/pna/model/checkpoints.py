@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.authors import from_authors
-from pna.model.config import ModelConfig
+from pna.model.cascade.model import rebuild_cascade
+from pna.model.cascade.plan import CoarseFunction
+from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.errors import WeightsError
 from pna.model.presets import PRESETS, build, create_model
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 
 __all__ = ["bundled_models", "create_or_load", "from_authors", "load", "push", "save"]
 
@@ -34,11 +36,11 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in _BUNDLED.glob(f"*/{CONFIG_FILE}"))
 
 
-def save(model: Segmenter, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+def save(model: BaseSegmenter, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write a model that `pna.load` reads. Other files in the folder stay.
 
     Args:
-        model: Built by `pna.create_model` or `pna.load`.
+        model: Built by `pna.create_model`, `pna.cascade` or `pna.load`.
         folder: Made if it is not there; weights and configuration in it are replaced.
         dtype: Type of the weights on disk, such as `torch.float16`; norm statistics keep theirs.
 
@@ -68,14 +70,23 @@ def save(model: Segmenter, folder: str | Path, *, dtype: torch.dtype | None = No
         os.replace(config, folder / CONFIG_FILE)
 
 
-def load(path_or_name: str | Path) -> Segmenter:
+def load(
+    path_or_name: str | Path,
+    *,
+    model: nn.Module | None = None,
+    coarse: CoarseFunction | None = None,
+) -> BaseSegmenter:
     """Read a saved model, ready to use (in evaluation mode, float32, on the CPU).
 
     Args:
         path_or_name: A folder; the name of a bundled model; or OWNER/NAME on the Hugging Face hub.
+        model: The network that a saved cascade refines, where it is one of your own: built as it
+            was, its weights come from the file.
+        coarse: The function that was given to `pna.cascade` as `coarse`, where one was.
 
     Raises:
-        ValueError: There is nothing of that name, or what is there is no model of ours.
+        ValueError: There is nothing of that name, what is there is no model of ours, or a cascade
+            around a model of your own has come without it.
         WeightsError: The hub cannot be reached.
     """
     from safetensors import SafetensorError
@@ -92,17 +103,19 @@ def load(path_or_name: str | Path) -> Segmenter:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ValueError(f"the saved model {folder} is damaged: {error}") from error
-    model = _rebuild(description, folder)
+    built = _rebuild(description, folder, model, coarse)
     try:
-        model.load_state_dict({key: _as_built(value) for key, value in state.items()})
+        built.load_state_dict({key: _as_built(value) for key, value in state.items()})
     except RuntimeError as error:
         raise ValueError(
             f"the weights in {folder} do not fit its {CONFIG_FILE}: {error}"
         ) from error
-    return model.eval()
+    return built.eval()
 
 
-def create_or_load(name: str, *, encoder: str | None = None, num_classes: int = 21) -> Segmenter:
+def create_or_load(
+    name: str, *, encoder: str | None = None, num_classes: int = 21
+) -> BaseSegmenter:
     """Build a preset, without pretrained weights, or read a saved model.
 
     Args:
@@ -123,7 +136,7 @@ def create_or_load(name: str, *, encoder: str | None = None, num_classes: int = 
     return load(name)
 
 
-def push(model: Segmenter, repository: str, *, private: bool = False) -> str:
+def push(model: BaseSegmenter, repository: str, *, private: bool = False) -> str:
     """Upload a model to the Hugging Face hub, with the token that `hf auth login` stored.
 
     Args:
@@ -180,11 +193,12 @@ def _download(repository: str) -> Path:
         ) from error
 
 
-def _describe(model: Segmenter) -> dict[str, Any]:
+def _describe(model: BaseSegmenter) -> dict[str, Any]:
     assert model.config is not None
+    kind = "cascade" if isinstance(model.config, CascadeConfig) else "model"
     return {
         "format": FORMAT,
-        "model": model.config.to_dict(),
+        kind: model.config.to_dict(),
         "labels": model.labels.to_dict(),
         "ignore_index": IGNORE_INDEX,
         "normalization": {
@@ -194,24 +208,34 @@ def _describe(model: Segmenter) -> dict[str, Any]:
     }
 
 
-def _rebuild(description: dict[str, Any], folder: Path) -> Segmenter:
+def _rebuild(
+    description: dict[str, Any],
+    folder: Path,
+    model: nn.Module | None,
+    coarse: CoarseFunction | None,
+) -> BaseSegmenter:
     try:
         if description["format"] != FORMAT:
             raise ValueError(
                 f"expected format {FORMAT}, got {description['format']}; use the version of pna "
                 "that wrote it"
             )
-        config = ModelConfig.from_dict(description["model"])
-        model = build(config, LabelSpace.from_dict(description["labels"]))
-        normalization = description["normalization"]
-        for name in ("mean", "std"):
-            getattr(model, name).copy_(torch.tensor(normalization[name]).view(3, 1, 1))
+        labels = LabelSpace.from_dict(description["labels"])
+        mean, std = (description["normalization"][name] for name in ("mean", "std"))
+        if "cascade" in description:
+            config = CascadeConfig.from_dict(description["cascade"])
+            return rebuild_cascade(config, labels, mean=mean, std=std, model=model, coarse=coarse)
+        if model is not None or coarse is not None:
+            raise ValueError("it is no cascade, so it takes no model: leave model= and coarse= out")
+        built = build(ModelConfig.from_dict(description["model"]), labels)
+        built.mean.copy_(torch.tensor(mean).view(3, 1, 1))
+        built.std.copy_(torch.tensor(std).view(3, 1, 1))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} describes no model of ours: {error!r}") from error
-    return model
+    return built
 
 
-def _state_on_disk(model: Segmenter, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _state_on_disk(model: BaseSegmenter, dtype: torch.dtype | None) -> dict[str, Tensor]:
     parameters = {name for name, _ in model.named_parameters()}
     return {
         name: (tensor.to(dtype) if dtype and name in parameters else tensor).contiguous().cpu()

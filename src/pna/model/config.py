@@ -1,12 +1,13 @@
 """What a model is built from, in plain values: the part of a checkpoint that is not weights."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pna.model.aggregation.stage import Residual, Variant
 from pna.model.resize import ResizeMode
 
 CoarseName = Literal["fcn", "psp", "deeplabv3", "deeplabv3plus", "fpn", "fapn", "upernet"]
+Library = Literal["smp", "torchvision", "transformers", "timm"]
 RivalName = Literal["decoder", "pointrend", "segfix", "eblnet", "crf"]
 
 
@@ -21,6 +22,8 @@ class PNAConfig:
     variant: Variant = "released"
     residual: Residual = "none"
     embedding_bias: bool = True
+    centre: float = 5.0
+    keep_detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,74 @@ class ModelConfig:
         _check_keys(cls, values)
         if "encoder" not in values:
             raise ValueError("expected an encoder in the model's configuration, got none")
-        pna = values.get("pna")
-        if pna is not None:
-            _check_keys(PNAConfig, pna)
-            pna = PNAConfig(**_with_tuples(pna))
-        return cls(**{**_with_tuples(values), "pna": pna})
+        return cls(**{**_with_tuples(values), "pna": _read_pna(values.get("pna"))})
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A network of another library, by name.
+
+    Attributes:
+        library: "smp" is segmentation_models_pytorch; "timm" is a backbone under an FCN head.
+        name: The library's name of the model.
+        options: Its further arguments, plain values.
+    """
+
+    library: Library
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """Everything that rebuilds a cascade but weights and classes, and a network of one's own.
+
+    Attributes:
+        source: Where the wrapped network comes from; None is one of the user's own.
+        module: Class of the wrapped network, for messages.
+        features: Places of the levels, fine to coarse.
+        coarse: Place of P0 ("" is the network's own output); None is a function of the output.
+        divisor: What pictures are padded to.
+        freeze: Whether the wrapped network is fixed.
+        pna: The refinement, if any.
+    """
+
+    source: SourceConfig | None
+    module: str
+    features: tuple[str, ...]
+    coarse: str | None
+    divisor: int
+    freeze: bool
+    pna: PNAConfig | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CascadeConfig":
+        """Read `to_dict` back.
+
+        Raises:
+            ValueError: There is a key that no cascade has.
+        """
+        _check_keys(cls, values)
+        source, pna = values["source"], _read_pna(values["pna"])
+        if source is not None:
+            _check_keys(SourceConfig, source)
+            source = SourceConfig(**source)
+        return cls(**{**_with_tuples(values), "source": source, "pna": pna})
+
+
+def _read_pna(values: dict[str, Any] | None) -> PNAConfig | None:
+    if values is None:
+        return None
+    _check_keys(PNAConfig, values)
+    return PNAConfig(**_with_tuples(values))
 
 
 def _check_keys(kind: type[Any], values: dict[str, Any]) -> None:
-    known = {field.name for field in fields(kind)}
+    known = {known.name for known in fields(kind)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(
             f"unknown {', '.join(unknown)} in the model's configuration; known: "

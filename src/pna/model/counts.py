@@ -13,8 +13,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.ops.windows import window_size
+
+# Title and attribute of what comes before refinement: of a cascade, of a segmenter.
+UNREFINED = (
+    ("wrapped model", "base"),
+    ("encoder", "encoder"),
+    ("neck", "neck"),
+    ("coarse head", "coarse"),
+)
 
 
 class PartCounts(NamedTuple):
@@ -33,7 +41,7 @@ class PartCounts(NamedTuple):
     attention_macs: int
 
 
-def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
+def count(model: BaseSegmenter, size: tuple[int, int]) -> list[PartCounts]:
     """Count each part of a model at inference.
 
     Args:
@@ -41,21 +49,19 @@ def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
         size: (H, W) of the picture.
 
     Returns:
-        Encoder, neck, coarse head, each stage (a rival as one part); the auxiliary head, which does
-        not run at inference, last and with no multiply-accumulates.
+        Encoder, neck and coarse head (or the wrapped model), each stage (a rival as one part); the
+        auxiliary head, which does not run at inference, last and with no multiply-accumulates.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
-        ("encoder", "encoder", model.encoder),
-        ("neck", "neck", model.neck),
-        ("coarse head", "coarse", model.coarse),
+        (title, path, getattr(model, path, None)) for title, path in UNREFINED
     ]
     stages = getattr(model.refiner, "stages", None)
     if stages is None:
         parts.append(("refinement", "refiner", model.refiner))
     else:
         parts += [(f"stage {m}", f"refiner.stages.{m - 1}", s) for m, s in enumerate(stages, 1)]
-    parts.append(("auxiliary head", "auxiliary", model.auxiliary))
+    parts.append(("auxiliary head", "auxiliary", getattr(model, "auxiliary", None)))
     return [
         PartCounts(
             title,
@@ -68,7 +74,7 @@ def count(model: Segmenter, size: tuple[int, int]) -> list[PartCounts]:
     ]
 
 
-def _trace(model: Segmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+def _trace(model: BaseSegmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Multiply-accumulates (others, attention) by path of the module."""
     skeleton = copy.deepcopy(model).to("meta").eval()
     operator = torch.ops.pna.blocked_attention

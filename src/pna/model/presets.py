@@ -113,6 +113,7 @@ def create_model(
     upsample: ResizeMode | None = None,
     variant: Variant | None = None,
     residual: Residual | None = None,
+    centre: float | None = None,
     embedding_bias: bool | None = None,
 ) -> Segmenter:
     """Build one of the paper's models, or ours, on any encoder.
@@ -138,6 +139,7 @@ def create_model(
         upsample: How predictions are resized between stages.
         variant: "released" or "paper".
         residual: How logits are carried: "none", "add" or "aggregate".
+        centre: Bias with which "aggregate" gathers a cell's own logits at the start.
         embedding_bias: Whether the stages' 1x1 embeddings have a bias.
 
     Raises:
@@ -165,10 +167,11 @@ def create_model(
             "upsample": upsample,
             "variant": variant,
             "residual": residual,
+            "centre": centre,
             "embedding_bias": embedding_bias,
         },
     )
-    labels = _choose_labels(num_classes, labels)
+    labels = choose_labels(num_classes, labels)
     if output_stride is None and config.output_stride != 32 and not _can_dilate(config):
         config = replace(config, output_stride=32)
     return build(config, labels, pretrained=pretrained)
@@ -291,7 +294,12 @@ def _override(
     return replace(config, **model)
 
 
-def _choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
+def choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
+    """The classes that were given, by name or by number.
+
+    Raises:
+        ValueError: Neither was given, or they differ.
+    """
     if labels is None and num_classes is None:
         raise ValueError("expected num_classes or labels, got neither")
     if labels is None:

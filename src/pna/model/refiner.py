@@ -114,9 +114,15 @@ class StagedRefiner(Refiner):
         self._check(features, coarse, stop_at)
         predictions: list[Tensor] = []
         for stage in self.stages[:stop_at]:
+            size = features[-1].shape[-2:]
+            start = self._start(predictions[-1] if predictions else coarse, coarse, size)
             # Taken out of the list: together, the levels already used outweigh the finest stage.
-            predictions.append(stage(features.pop(), predictions[-1] if predictions else coarse))
+            predictions.append(stage(features.pop(), start))
         return predictions
+
+    def _start(self, previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
+        """What a stage of that size starts from: the stage before it, or P0, of any size."""
+        return previous
 
     def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
         got = tuple(feature.shape[1] for feature in features)

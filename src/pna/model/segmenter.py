@@ -1,12 +1,14 @@
 """Wires the boxes: picture -> encoder -> coarse head -> refinement -> logits at the picture's size.
 
 The model owns normalisation and padding, so any picture in [0, 1] of any size goes in, and logits
-of the same size come out.
+of the same size come out. Where features and coarse prediction come from is what `Segmenter` adds
+to `BaseSegmenter`; around a network that exists already it is `pna.cascade`'s matter.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from pna.labels import LabelSpace
 from pna.model.aggregation.head import PNAHead
-from pna.model.config import ModelConfig
+from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.encoder import TimmEncoder
 from pna.model.refiner import Refined, Refiner, Scene
 from pna.model.resize import resize
@@ -58,45 +60,65 @@ class StageSimilarity(NamedTuple):
     weights: Tensor
 
 
-class Segmenter(nn.Module):
-    """A segmentation network, with or without refinement.
+class Prediction(NamedTuple):
+    """What there is before refinement.
+
+    Attributes:
+        features: (B, C, h, w) per level, fine to coarse.
+        coarse: (B, K, h, w) logits P0.
+        aux: Further outputs for losses; empty unless training.
+    """
+
+    features: list[Tensor]
+    coarse: Tensor
+    aux: dict[str, Tensor]
+
+
+class BaseSegmenter(nn.Module, ABC):
+    """All of a segmentation network but where features and coarse prediction come from.
 
     Args:
-        encoder: Returns features, fine to coarse; has `channels`, `strides`, `divisor`, `mean`,
-            `std`.
-        coarse: Features -> coarse logits (B, K, h, w) at its own stride.
         labels: The K classes.
-        neck: Features -> the features, fine to coarse, that coarse head and refiner look at;
-            without one they look at the encoder's.
-        refiner: Refines the coarse logits; None leaves them as they are.
-        auxiliary: A second head on the encoder's features, for training only.
-        config: What this model was built from; needed to save it.
+        mean: Mean per RGB channel of the pictures, for values in [0, 1].
+        std: Standard deviation per RGB channel, likewise.
+
+    Attributes:
+        refiner: Refines the coarse logits; None leaves them as they are. Subclasses set it.
+        config: What the model was built from; None cannot be saved.
     """
 
     mean: Tensor
     std: Tensor
+    refiner: Refiner | None
+    config: ModelConfig | CascadeConfig | None
 
-    def __init__(
-        self,
-        encoder: TimmEncoder,
-        coarse: nn.Module,
-        labels: LabelSpace,
-        *,
-        neck: nn.Module | None = None,
-        refiner: Refiner | None = None,
-        auxiliary: nn.Module | None = None,
-        config: ModelConfig | None = None,
-    ) -> None:
+    def __init__(self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.neck = neck
-        self.coarse = coarse
-        self.refiner = refiner
-        self.auxiliary = auxiliary
         self.labels = labels
-        self.config = config
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    @abstractmethod
+    def strides(self) -> tuple[int, ...]:
+        """Picture pixels per cell of each level of features, fine to coarse."""
+
+    @property
+    @abstractmethod
+    def divisor(self) -> int:
+        """Pictures are padded to multiples of this."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """Where features and coarse prediction come from, in words."""
+
+    @abstractmethod
+    def predict(self, pictures: Tensor) -> Prediction:
+        """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W).
+
+        H and W are multiples of `divisor`.
+        """
 
     @property
     def num_classes(self) -> int:
@@ -125,17 +147,12 @@ class Segmenter(nn.Module):
         if stop_at is not None and self.refiner is None:
             raise ValueError(f"got {stop_at=}, but this model has no refinement stages")
         padded = self._pad(pictures)
-        features = self._encode(padded)
-        seen = features if self.neck is None else self.neck(features)
-        coarse = self.coarse(seen)
-        aux = {}
-        if self.training and self.auxiliary is not None:
-            aux["aux"] = self.auxiliary(features)
+        features, coarse, aux = self.predict(self._normalise(padded))
         refined = Refined([], {})
         if self.refiner is not None:
-            refined = self.refiner.refine(Scene(padded, seen, coarse), stop_at=stop_at)
+            refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
         finest = refined.stages[-1] if refined.stages else coarse
-        aux |= refined.aux
+        aux = aux | refined.aux
         returned = refined.stages if self.training or stages else []
         return SegmenterOutput(self.upsample(finest, pictures.shape[-2:]), coarse, returned, aux)
 
@@ -146,8 +163,8 @@ class Segmenter(nn.Module):
             return pictures  # F.pad would copy it
         return F.pad(pictures, (0, width - W, 0, height - H), mode="replicate")
 
-    def _encode(self, padded: Tensor) -> list[Tensor]:
-        return cast(list[Tensor], self.encoder((padded - self.mean) / self.std))
+    def _normalise(self, pictures: Tensor) -> Tensor:
+        return (pictures - self.mean) / self.std
 
     def upsample(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """Bring the logits of any stage to the picture: the one way, for losses and scores alike.
@@ -165,8 +182,7 @@ class Segmenter(nn.Module):
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
         """(H, W) of a picture of that size once it is padded, right and bottom."""
         H, W = size
-        divisor = self.encoder.divisor
-        return H + -H % divisor, W + -W % divisor
+        return H + -H % self.divisor, W + -W % self.divisor
 
     @torch.inference_mode()
     def similarity(self, pictures: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
@@ -188,12 +204,13 @@ class Segmenter(nn.Module):
         (x, y), (H, W) = point, pictures.shape[-2:]
         if not (0 <= x < W and 0 <= y < H):
             raise ValueError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
-        strides = self.encoder.strides
-        cells = [(y // stride, x // stride) for stride in strides]
-        found = self.refiner.similarity(self._encode(self._pad(pictures)), cells)
+        features = self.predict(self._normalise(self._pad(pictures))).features
+        cells = [(y // stride, x // stride) for stride in self.strides]
+        found = self.refiner.similarity(features, cells)
+        coarse_to_fine = zip(reversed(self.strides), found, strict=True)
         return [
             StageSimilarity(m, stride, *similarity)
-            for m, (stride, similarity) in enumerate(zip(reversed(strides), found, strict=True), 1)
+            for m, (stride, similarity) in enumerate(coarse_to_fine, 1)
         ]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -203,7 +220,7 @@ class Segmenter(nn.Module):
         checkpoints.save(self, folder, dtype=dtype)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path) -> "Segmenter":
+    def from_pretrained(cls, path_or_name: str | Path) -> "BaseSegmenter":
         """Read a model from a folder, a bundled name or a hub repository; see `pna.load`."""
         from pna.model import checkpoints
 
@@ -214,6 +231,66 @@ class Segmenter(nn.Module):
         from pna.model import checkpoints
 
         return checkpoints.push(self, repository, private=private)
+
+
+class Segmenter(BaseSegmenter):
+    """An encoder and a coarse head, with or without refinement.
+
+    Args:
+        encoder: Returns features, fine to coarse; has `channels`, `strides`, `divisor`, `mean`,
+            `std`.
+        coarse: Features -> coarse logits (B, K, h, w) at its own stride.
+        labels: The K classes.
+        neck: Features -> the features, fine to coarse, that coarse head and refiner look at;
+            without one they look at the encoder's.
+        refiner: Refines the coarse logits; None leaves them as they are.
+        auxiliary: A second head on the encoder's features, for training only.
+        config: What this model was built from; needed to save it.
+    """
+
+    def __init__(
+        self,
+        encoder: TimmEncoder,
+        coarse: nn.Module,
+        labels: LabelSpace,
+        *,
+        neck: nn.Module | None = None,
+        refiner: Refiner | None = None,
+        auxiliary: nn.Module | None = None,
+        config: ModelConfig | None = None,
+    ) -> None:
+        super().__init__(labels, mean=encoder.mean, std=encoder.std)
+        self.encoder = encoder
+        self.neck = neck
+        self.coarse = coarse
+        self.refiner = refiner
+        self.auxiliary = auxiliary
+        self.config = config
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Picture pixels per cell of each level of features, fine to coarse."""
+        return self.encoder.strides
+
+    @property
+    def divisor(self) -> int:
+        """Pictures are padded to multiples of this, the coarsest stride."""
+        return self.encoder.divisor
+
+    @property
+    def origin(self) -> str:
+        """Where features and coarse prediction come from, in words."""
+        return f"encoder {self.encoder.name}"
+
+    def predict(self, pictures: Tensor) -> Prediction:
+        """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W)."""
+        features: list[Tensor] = self.encoder(pictures)
+        seen = features if self.neck is None else self.neck(features)
+        coarse = self.coarse(seen)
+        aux = {}
+        if self.training and self.auxiliary is not None:
+            aux["aux"] = self.auxiliary(features)
+        return Prediction(seen, coarse, aux)
 
 
 def _check_pictures(pictures: Tensor) -> None:

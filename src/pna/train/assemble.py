@@ -10,13 +10,16 @@ from timm.layers.norm_act import convert_sync_batchnorm
 
 from pna.data import SegmentationDataset, create_dataset
 from pna.labels import LabelSpace, read_label_space
+from pna.model.cascade import Cascade, cascade
+from pna.model.cascade.sources import build_source, load_weights
+from pna.model.config import SourceConfig
 from pna.model.presets import create_model
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.batches import augment
 from pna.train.log import read_log
 from pna.train.loop import Outcome, Trainer
 from pna.train.processes import create_accelerator
-from pna.train.recipe import DataSection, ModelSection, Recipe
+from pna.train.recipe import CascadeSection, DataSection, ModelSection, Recipe
 from pna.train.recipe_files import dump_recipe
 from pna.writing import replace_text
 
@@ -162,15 +165,24 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
     return dataset
 
 
-def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bool) -> Segmenter:
+def create_network(
+    settings: ModelSection, labels: LabelSpace, *, pretrained: bool
+) -> BaseSegmenter:
     """The recipe's network for a label space.
 
     Args:
         settings: The recipe's section.
         labels: The data set's classes.
-        pretrained: False builds it without ImageNet weights even if the recipe asks for them
-            (they are about to be replaced).
+        pretrained: False builds it without weights even if the recipe asks for them (they are
+            about to be replaced).
+
+    Raises:
+        ValueError: The network can't be built, or its weights are not what the recipe says.
+        WeightsError: ImageNet weights can't be had.
     """
+    if settings.cascade is not None:
+        return _create_cascade(settings.cascade, settings, labels, pretrained=pretrained)
+    assert settings.preset is not None
     overrides = settings.overrides
     return create_model(
         settings.preset,
@@ -187,7 +199,39 @@ def create_network(settings: ModelSection, labels: LabelSpace, *, pretrained: bo
         self_aggregation=overrides.self_aggregation,
         variant=overrides.variant,
         residual=overrides.residual,
+        centre=overrides.centre,
         embedding_bias=overrides.embedding_bias,
         upsample=overrides.upsample,
         drop_path=overrides.drop_path,
+    )
+
+
+def _create_cascade(
+    section: CascadeSection, settings: ModelSection, labels: LabelSpace, *, pretrained: bool
+) -> Cascade:
+    source = SourceConfig(section.library, section.name, section.options)
+    # Weights of a file replace ImageNet's.
+    from_file = section.weights if pretrained else None
+    is_from_imagenet = settings.pretrained and pretrained and from_file is None
+    base = build_source(source, labels.num_classes, pretrained=is_from_imagenet)
+    if from_file is not None:
+        load_weights(base, Path(from_file).expanduser())
+    overrides = settings.overrides
+    return cascade(
+        base,
+        labels.num_classes,
+        features=section.features,
+        coarse=section.coarse,
+        mean=section.mean,
+        std=section.std,
+        freeze=section.freeze,
+        refine=section.refine,
+        labels=labels,
+        source=source,
+        widths=overrides.widths,
+        window=overrides.window or 9,
+        self_aggregation=overrides.self_aggregation is not False,
+        variant=overrides.variant or "released",
+        residual=overrides.residual or "aggregate",
+        centre=8.0 if overrides.centre is None else overrides.centre,
     )

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pna.data import Augmented, Batch, SegmentationDataset
 from pna.evaluate import Report, evaluate
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.averaging import AveragedWeights
 from pna.train.batches import step_batches
 from pna.train.checkpoint import (
@@ -68,7 +68,7 @@ class Trainer:
         recipe: Recipe,
         run: Path,
         *,
-        model: Segmenter,
+        model: BaseSegmenter,
         train_set: Augmented,
         val_set: SegmentationDataset,
         accelerator: Accelerator,
@@ -189,7 +189,7 @@ class Trainer:
             row["pictures_per_second"] = num_steps * self.recipe.run.batch_size / seconds
             self._log.write("train", self.step, row)
 
-    def _whole_network(self) -> Segmenter:
+    def _whole_network(self) -> BaseSegmenter:
         if self.average is not None:
             return self.average.model
         return copy.deepcopy(self.model) if is_sharded(self.accelerator) else self.model
@@ -220,7 +220,7 @@ class Trainer:
         return evaluate(
             self.weights,
             self.val_set,
-            model_name=self.recipe.model.preset,
+            model_name=self.recipe.model.title,
             limit=limit,
             skip_bad=self.recipe.data.skip_bad,
             progress=False,

@@ -12,8 +12,9 @@ from pna.train.recipe import OptimizerSection
 def create_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.AdamW:
     """AdamW over all trainable parameters of `model`.
 
-    The encoder (`model.encoder`, where there is one) has a learning rate of its own; vectors
-    (norms, biases) and relative-position bias tables are not decayed.
+    The encoder (`model.encoder`, where there is one, or the network that a cascade wraps,
+    `model.base`) has a learning rate of its own; vectors (norms, biases) and relative-position bias
+    tables are not decayed.
 
     Args:
         model: The network.
@@ -37,7 +38,7 @@ def parameter_groups(
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:
-            part = "encoder" if name.split(".")[0] == "encoder" else "heads"
+            part = "encoder" if name.split(".")[0] in ("encoder", "base") else "heads"
             members.setdefault((part, _is_decayed(name, parameter)), []).append(parameter)
     return [_group(*key, members[key], settings) for key in sorted(members)]
 

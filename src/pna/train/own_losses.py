@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pna.labels import IGNORE_INDEX
 from pna.model.refiner import OwnLoss
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.edge_loss import edge_losses
 from pna.train.point_loss import point_losses
 from pna.train.segfix_loss import segfix_losses
@@ -25,7 +25,7 @@ _LOSSES: dict[OwnLoss, OwnLosses] = {
 }
 
 
-def find_own_losses(model: Segmenter) -> OwnLosses | None:
+def find_own_losses(model: BaseSegmenter) -> OwnLosses | None:
     """The losses that a model's refiner names, for labels at the pictures' size; None without."""
     if model.refiner is None or model.refiner.own_loss is None:
         return None

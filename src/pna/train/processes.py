@@ -42,8 +42,11 @@ def create_accelerator(recipe: Recipe, *, cpu: bool = False) -> Accelerator:
         cpu=cpu or not torch.accelerator.is_available(),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=recipe.run.timeout)),
-            # A head without a loss gets no gradient; looking for such heads takes time.
-            DistributedDataParallelKwargs(find_unused_parameters=0 in weights),
+            # A head without a loss gets no gradient, nor may a part of a network that isn't ours;
+            # looking for such heads takes time.
+            DistributedDataParallelKwargs(
+                find_unused_parameters=0 in weights or recipe.model.cascade is not None
+            ),
         ],
     )
     check_joined(accelerator.num_processes)

@@ -50,6 +50,8 @@ class ModelOverrides(Section):
     """Which description of a stage to build: the released code's or the paper's equations."""
     residual: Literal["none", "add", "aggregate"] | None = None
     """How a stage carries on the logits of the stage before."""
+    centre: float | None = None
+    """Bias with which a cell keeps its own logits at the start; cascades have 8, presets 5."""
     embedding_bias: bool | None = None
     """Whether the 1x1 embeddings of the stages have a bias."""
     upsample: Literal["nearest", "bilinear"] | None = None
@@ -58,17 +60,79 @@ class ModelOverrides(Section):
     """Stochastic depth of the encoder."""
 
 
-class ModelSection(Section):
-    """The network to train."""
+CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual", "centre"}
 
-    preset: str
+
+class CascadeSection(Section):
+    """A network of another library, refined by PNA (`pna.cascade`) or trained alone."""
+
+    library: Literal["smp", "torchvision", "transformers", "timm"]
+    """Its library: `smp` is segmentation_models_pytorch, `timm` a backbone with an FCN head."""
+    name: str
+    """The library's name of it: `Unet`, `fcn_resnet50`, `SegformerForSemanticSegmentation`."""
+    options: dict[str, Any] = {}
+    """Its further arguments, such as `encoder_name`."""
+    weights: str | None = None
+    """Weights to start from: a run's `model/` around the same network, or a state dict's file."""
+    freeze: bool = False
+    """Whether its weights and the statistics of its batch norm are fixed."""
+    refine: bool = True
+    """Whether it is refined by PNA."""
+    features: tuple[str, ...] | None = None
+    """Names of the modules whose outputs are the features, fine to coarse; none: found."""
+    coarse: str | None = None
+    """Name of the module whose output is P0; none: found."""
+    mean: tuple[float, float, float] | None = None
+    """Mean per RGB channel that pictures in [0, 1] are normalised with; none: not normalised."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Standard deviation per RGB channel, likewise."""
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.freeze and not self.refine:
+            raise ValueError("expected something to train, got freeze and no refinement")
+        return self
+
+
+class ModelSection(Section):
+    """The network to train: a preset, or a network of another library."""
+
+    preset: str | None = None
     """Name of a preset (`pna.create_model` lists them)."""
+    cascade: CascadeSection | None = None
+    """A network of another library, instead of a preset."""
     encoder: str | None = None
     """timm name of the encoder; none takes the preset's."""
     pretrained: bool = True
     """Whether the encoder starts from ImageNet weights."""
     overrides: ModelOverrides = ModelOverrides()
-    """Settings of the preset to change."""
+    """Settings of the preset, or of a cascade's refinement, to change."""
+
+    @property
+    def title(self) -> str:
+        """What to call the network."""
+        if self.cascade is not None:
+            refined = " + PNA" if self.cascade.refine else ""
+            return f"{self.cascade.name} ({self.cascade.library}){refined}"
+        on_encoder = "" if self.encoder is None else f" on {self.encoder}"
+        return f"{self.preset}{on_encoder}"
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if (self.preset is None) == (self.cascade is None):
+            got = "neither" if self.preset is None else "both"
+            raise ValueError(f"expected a preset or a cascade, got {got}")
+        if self.cascade is None:
+            return self
+        given = self.overrides.model_dump(exclude_none=True)  # a saved recipe spells out the rest
+        of_presets = sorted(given.keys() - CASCADE_OVERRIDES)
+        of_presets += ["encoder"] if self.encoder is not None else []
+        if of_presets:
+            raise ValueError(
+                f"{', '.join(of_presets)}: for presets; a cascade's network takes model.cascade."
+                "options instead"
+            )
+        return self
 
 
 class DataSection(Section):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -131,6 +132,8 @@ def _keys_of(place: Sequence[int | str], settings: type[BaseModel]) -> list[str]
     for part in place:
         if isinstance(part, str):
             section = section.model_fields[part].annotation
+            if isinstance(section, UnionType):  # a section that may be left out
+                section = next(kind for kind in get_args(section) if kind is not NoneType)
         else:
             section = get_args(section)[0]
     assert issubclass(section, BaseModel)

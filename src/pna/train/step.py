@@ -13,7 +13,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pna.data import Batch
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 from pna.train.hard_pixels import Cut
 from pna.train.heap import keep_freed_memory
 from pna.train.losses import (
@@ -38,7 +38,7 @@ class Objective(nn.Module):
     to be averaged, evaluated and saved.
     """
 
-    def __init__(self, model: Segmenter, weights: LossSection) -> None:
+    def __init__(self, model: BaseSegmenter, weights: LossSection) -> None:
         super().__init__()
         self.model = model
         self.weights = weights
@@ -77,7 +77,7 @@ class Stepper:
     """
 
     def __init__(
-        self, recipe: Recipe, model: Segmenter, accelerator: Accelerator, processes: Processes
+        self, recipe: Recipe, model: BaseSegmenter, accelerator: Accelerator, processes: Processes
     ) -> None:
         self.recipe = recipe
         self.model = model

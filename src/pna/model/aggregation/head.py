@@ -8,7 +8,7 @@ from torch import Tensor
 from pna.model.aggregation.neighborhood import Similarity
 from pna.model.aggregation.stage import Residual, Stage, Variant
 from pna.model.refiner import StagedRefiner
-from pna.model.resize import ResizeMode
+from pna.model.resize import ResizeMode, resize
 
 _HEAD_WIDTH = 32
 
@@ -31,6 +31,11 @@ class PNAHead(StagedRefiner):
         residual: How a stage carries the logits it was given: "none", "add" or "aggregate".
         embedding_bias: Whether the 1x1 embeddings have a bias; one for all levels or one each.
         mlp_ratio: Hidden channels of the feed-forward networks per channel.
+        centre: Bias at the start with which `residual="aggregate"` gathers a cell's own logits.
+        keep_detail: What P0 loses by being resized to a stage is added again at the next one, and
+            what the finest stage loses at the end: P_m = A(resize(P_{m-1}) + detail_m) + ..., where
+            detail_m = resize(P0) - resize(resize_{m-1}(P0)). For logits that are carried, and a P0
+            that is finer than the coarsest stage.
 
     Raises:
         ValueError: The numbers of levels differ, or an option is out of range.
@@ -49,6 +54,8 @@ class PNAHead(StagedRefiner):
         residual: Residual = "none",
         embedding_bias: bool | Sequence[bool] = True,
         mlp_ratio: float = 1.0,
+        centre: float = 5.0,
+        keep_detail: bool = False,
     ) -> None:
         levels = len(in_channels)
         if not 1 <= levels <= 5:
@@ -60,6 +67,8 @@ class PNAHead(StagedRefiner):
         windows = _per_level("window", window, levels)
         biases = _per_level("embedding_bias", embedding_bias, levels)
         _check_choices_of_levels(levels, widths, windows)
+        if keep_detail and residual == "none":
+            raise ValueError("keep_detail is for carried logits, got residual='none'; leave it out")
         stages = (
             Stage(
                 in_channels[i],
@@ -72,10 +81,22 @@ class PNAHead(StagedRefiner):
                 residual=residual,
                 embedding_bias=biases[i],
                 mlp_ratio=mlp_ratio,
+                centre=centre,
             )
             for i in reversed(range(levels))
         )
         super().__init__(in_channels, num_classes, stages)
+        self.keep_detail = keep_detail
+
+    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
+        predictions = super()._refine(features, coarse, stop_at)
+        # What the finest stage cannot hold of P0 is given back too.
+        if self.keep_detail and predictions[-1].shape[-2] < coarse.shape[-2]:
+            predictions[-1] = _with_detail(predictions[-1], coarse, coarse.shape[-2:])
+        return predictions
+
+    def _start(self, previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
+        return _with_detail(previous, coarse, size) if self.keep_detail else previous
 
     def similarity(
         self, features: Sequence[Tensor], points: Sequence[tuple[int, int]]
@@ -97,6 +118,17 @@ class PNAHead(StagedRefiner):
             neighborhood = stage.carry or stage.fusion.neighborhood
             found.append(neighborhood.similarity(stage.embed(feature[:1]), row, col))  # type: ignore[operator, union-attr]
         return found
+
+
+def _with_detail(previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a prediction, and add what `coarse` has at `size` and has lost at its size.
+
+    Of predictions that are `coarse` resized, this makes `coarse` resized: nothing is lost.
+    """
+    if previous is coarse:
+        return resize(coarse, size)
+    kept = resize(coarse, previous.shape[-2:])
+    return resize(previous - kept, size) + resize(coarse, size)
 
 
 def _per_level(name: str, value: _T | Sequence[_T], levels: int) -> list[_T]:

@@ -90,6 +90,7 @@ class Stage(nn.Module):
             added), "aggregate" (resized, then gathered by `LogitAggregation`, and added).
         embedding_bias: Whether the two embeddings have a bias.
         mlp_ratio: Hidden channels of the feed-forward network per channel.
+        centre: Bias at the start with which "aggregate" gathers a cell's own logits.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Stage(nn.Module):
         residual: Residual = "none",
         embedding_bias: bool = True,
         mlp_ratio: float = 1.0,
+        centre: float = 5.0,
     ) -> None:
         super().__init__()
         self.upsample = upsample
@@ -116,7 +118,9 @@ class Stage(nn.Module):
         self.fusion: nn.Module = fusion(
             width, window, self_aggregation=self_aggregation, mlp_ratio=mlp_ratio
         )
-        self.carry = LogitAggregation(width, window) if residual == "aggregate" else None
+        self.carry = (
+            LogitAggregation(width, window, centre=centre) if residual == "aggregate" else None
+        )
         self.classifier = Pointwise(width, num_classes)
         self.apply(_initialise)
         if residual != "none":  # a stage begins as the identity and learns corrections

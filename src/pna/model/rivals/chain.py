@@ -3,7 +3,7 @@
 import copy
 
 from pna.model.refiner import Refined, Refiner, Scene
-from pna.model.segmenter import Segmenter
+from pna.model.segmenter import BaseSegmenter
 
 
 class Chain(Refiner):
@@ -35,7 +35,7 @@ class Chain(Refiner):
         return Refined([*stages, *more.stages], {**aux, **more.aux})
 
 
-def behind(model: Segmenter, refiner: Refiner) -> Segmenter:
+def behind(model: BaseSegmenter, refiner: Refiner) -> BaseSegmenter:
     """Put a refiner that needs no training behind a model.
 
     Args:

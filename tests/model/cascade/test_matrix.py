@@ -1,0 +1,123 @@
+"""Every kind of network that is promised: found right, started right, trained, saved, compiled."""
+
+import pytest
+import torch
+
+import pna
+from pna.train.losses import segmentation_loss
+from pna.train.optimizer import create_optimizer
+from pna.train.recipe import LossSection, OptimizerSection
+from wrapped_networks import CASES, K
+
+SIZE = (96, 160)
+ODD = (33, 47)
+
+
+def wrap(case):
+    torch.manual_seed(0)
+    widths = (32,) * len(case.strides)
+    return pna.cascade(
+        case.build(), K, widths=widths, window=5, self_aggregation=False, **case.options
+    )
+
+
+def name_of_case(name):
+    return pytest.param(name, marks=[pytest.mark.slow] * CASES[name].is_huge)
+
+
+@pytest.fixture(scope="module", params=map(name_of_case, CASES))
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def model(case):
+    return wrap(case).eval()
+
+
+def own_prediction(model, case, pictures):
+    """What the wrapped network says, brought to the pictures' size."""
+    output = model.base(pictures)
+    if "coarse" in case.options:
+        output = case.options["coarse"](output)
+    elif not isinstance(output, torch.Tensor):
+        output = output["out" if "out" in output else "logits"]
+    return model.upsample(output, pictures.shape[-2:])
+
+
+def test_what_is_found(model, case):
+    assert model.strides == case.strides
+    assert model.coarse_from == case.coarse_from
+    assert model.coarse_stride == case.coarse_stride
+    assert model.divisor == case.divisor
+    assert f"(stride {case.coarse_stride})" in repr(model)
+
+
+@torch.inference_mode()
+def test_it_starts_as_the_network(model, case):
+    """But for a part of what varies within a window, and classifiers that begin near zero."""
+    pictures = torch.rand(1, 3, *SIZE)
+    own = own_prediction(model, case, pictures)
+    output = model(pictures, stages=True)
+    torch.testing.assert_close(model.upsample(output.coarse, SIZE), own, rtol=1e-3, atol=1e-3)
+    assert len(output.stages) == len(case.strides)
+    variation = float((own - own.mean((2, 3), keepdim=True)).abs().max())
+    difference = (output.logits - own).abs()
+    assert float(difference.max()) <= 0.05 + 0.15 * variation
+    best, second = own.topk(2, dim=1).values.unbind(1)
+    is_sure = best - second > 2 * difference.amax(dim=1)
+    assert (output.logits.argmax(1) == own.argmax(1))[is_sure].all()
+
+
+@torch.inference_mode()
+def test_any_size(model):
+    for size in ((1, 1), ODD):
+        output = model(torch.rand(1, 3, *size), stages=True)
+        assert output.logits.shape == (1, K, *size)
+        for logits in (output.coarse, *output.stages):
+            assert model.upsample(logits, size).shape == (1, K, *size)
+
+
+def test_a_step(case):
+    model = wrap(case).train()
+    optimizer = create_optimizer(model, OptimizerSection(lr=1e-3))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    output = model(torch.rand(2, 3, *ODD))
+    labels = torch.randint(0, K, (2, *ODD))
+    loss, parts = segmentation_loss(output, labels, model.upsample, LossSection(stage=1.0))
+    loss.backward()
+    optimizer.step()
+    assert {"P0", f"P{len(case.strides)}"} <= set(parts)
+    assert torch.isfinite(loss)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert all(f"refiner.{name}" in changed for name, _ in model.refiner.named_parameters())
+    first = next(name for name, p in model.base.named_parameters() if p.ndim == 4)
+    assert f"base.{first}" in changed  # gradients reach the network's first convolution
+
+
+@torch.inference_mode()
+def test_saved_and_loaded(model, case, tmp_path):
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    loaded = pna.load(tmp_path, model=case.build(), coarse=case.options.get("coarse"))
+    assert loaded.origin == model.origin
+    pictures = torch.rand(1, 3, *ODD)
+    torch.testing.assert_close(loaded(pictures).logits, model(pictures).logits)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_compiled(model):
+    """Hooks are traced too; the backend that runs what is traced as it is takes least time."""
+    pictures = torch.rand(1, 3, *ODD)
+    expected = model(pictures).logits
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(model, backend="eager")(pictures).logits, expected)
+
+
+@torch.inference_mode()
+def test_one_is_compiled_in_every_run():
+    model = wrap(CASES["plain"]).eval()
+    pictures = torch.rand(1, 3, *ODD)
+    expected = model(pictures).logits
+    torch.testing.assert_close(torch.compile(model, backend="eager")(pictures).logits, expected)
