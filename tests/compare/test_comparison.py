@@ -125,7 +125,8 @@ def test_bundled_comparisons_are_whole(name):
     assert head["command"].startswith(f"pna compare {name} -o runs/{name}")
     assert {"shows", "hours"} <= set(head)
     for run in plan(comparison, Path("out")):
-        has_pna = PRESETS[run.row.preset].pna is not None
+        cascade = run.row.cascade
+        has_pna = cascade.refine if cascade else PRESETS[run.row.preset].pna is not None
         own = run.recipe.model.overrides.model_dump(exclude_none=True)
         assert has_pna or not {"widths", "window", "residual", "variant"} & set(own), run.name
 
