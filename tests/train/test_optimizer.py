@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+import pna
 from pna.train.optimizer import create_optimizer, parameter_groups
 from pna.train.recipe import OptimizerSection
 
@@ -15,13 +16,16 @@ class Network(nn.Module):
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
 
+ENCODER = {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"}
+
+
 def groups_of(settings: OptimizerSection) -> dict[tuple[str, float], tuple[set[str], float]]:
     """Parameter names and learning rate by (part, weight decay)."""
     model = Network()
     names = {id(p): name for name, p in model.named_parameters()}
     return {
         (g["name"], g["weight_decay"]): ({names[id(p)] for p in g["params"]}, g["lr"])
-        for g in parameter_groups(model.named_parameters(), settings)
+        for g in parameter_groups(model.named_parameters(), settings, ENCODER)
     }
 
 
@@ -39,14 +43,23 @@ def test_one_learning_rate_serves_all_unless_told() -> None:
     assert {lr for _, lr in groups_of(OptimizerSection(lr=2e-4)).values()} == {2e-4}
 
 
-def test_a_model_without_an_encoder_is_all_heads() -> None:
-    optimizer = create_optimizer(nn.Linear(2, 2), OptimizerSection(head_lr=5e-4))
-    assert [(g["name"], g["lr"], len(g["params"])) for g in optimizer.param_groups] == [
+def test_without_an_encoder_all_are_heads() -> None:
+    parameters = nn.Linear(2, 2).named_parameters()
+    groups = parameter_groups(parameters, OptimizerSection(head_lr=5e-4), ())
+    assert [(g["name"], g["lr"], len(g["params"])) for g in groups] == [
         ("heads", 5e-4, 1),
         ("heads", 5e-4, 1),
     ]
 
 
-def test_settings_reach_adamw() -> None:
-    optimizer = create_optimizer(Network(), OptimizerSection(betas=(0.8, 0.95)))
+def test_settings_reach_adamw_and_the_models_encoder_its_group() -> None:
+    model = pna.create_model("lite", num_classes=3, encoder="resnet18", pretrained=False)
+    settings = OptimizerSection(lr=1e-4, head_lr=5e-4, betas=(0.8, 0.95))
+    optimizer = create_optimizer(model, settings)
+    assert isinstance(optimizer, torch.optim.AdamW)
     assert all(group["betas"] == (0.8, 0.95) for group in optimizer.param_groups)
+    encoder = {id(p) for p in model.encoder.parameters()}
+    for group in optimizer.param_groups:
+        is_encoder = group["name"] == "encoder"
+        assert group["lr"] == (1e-4 if is_encoder else 5e-4)
+        assert all((id(p) in encoder) == is_encoder for p in group["params"])

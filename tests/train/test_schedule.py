@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pna.train.optimizer import create_optimizer
+from pna.train.optimizer import parameter_groups
 from pna.train.recipe import OptimizerSection, ScheduleSection
 from pna.train.schedule import learning_rate_factor, set_learning_rate
 
@@ -39,9 +39,10 @@ def test_power_zero_is_constant_until_the_end() -> None:
 
 def test_groups_keep_their_own_peak() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
-    optimizer = create_optimizer(model, OptimizerSection(lr=1e-4, head_lr=5e-4))
+    settings = OptimizerSection(lr=1e-4, head_lr=5e-4)
+    encoder = {"encoder.weight", "encoder.bias"}
+    optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), settings, encoder))
     set_learning_rate(optimizer, 0.1)
     set_learning_rate(optimizer, 0.5)  # factors are of the peak, not of the last rate
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == pytest.approx({"encoder": 5e-5, "heads": 2.5e-4})
-    assert isinstance(optimizer, torch.optim.AdamW)

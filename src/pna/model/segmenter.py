@@ -114,6 +114,13 @@ class BaseSegmenter(nn.Module, ABC):
         """Where features and coarse prediction come from, in words."""
 
     @abstractmethod
+    def encoder_parameters(self) -> frozenset[str]:
+        """Names of the trainable parameters that the features depend on.
+
+        They may train at a learning rate of their own.
+        """
+
+    @abstractmethod
     def predict(self, pictures: Tensor) -> Prediction:
         """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W).
 
@@ -281,6 +288,11 @@ class Segmenter(BaseSegmenter):
     def origin(self) -> str:
         """Where features and coarse prediction come from, in words."""
         return f"encoder {self.encoder.name}"
+
+    def encoder_parameters(self) -> frozenset[str]:
+        """Names of the encoder's trainable parameters."""
+        named = self.encoder.named_parameters(prefix="encoder")
+        return frozenset(name for name, p in named if p.requires_grad)
 
     def predict(self, pictures: Tensor) -> Prediction:
         """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W)."""

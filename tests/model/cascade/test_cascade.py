@@ -12,7 +12,7 @@ import pna
 from pna.labels import VOC, generic
 from pna.model.counts import count
 from pna.train.averaging import AveragedWeights
-from pna.train.optimizer import parameter_groups
+from pna.train.optimizer import create_optimizer
 from pna.train.recipe import OptimizerSection
 from wrapped_networks import K, Plain
 
@@ -72,26 +72,36 @@ def test_frozen():
     assert not any(m.training for m in network.modules())
     assert not any(p.requires_grad for p in network.parameters())
     before = copy.deepcopy(network.state_dict())
-    groups = parameter_groups(model.named_parameters(), OptimizerSection(head_lr=0.1))
-    assert {group["name"] for group in groups} == {"heads"}
-    optimizer = torch.optim.AdamW(groups)
+    assert model.encoder_parameters() == frozenset()
+    optimizer = create_optimizer(model, OptimizerSection(head_lr=0.1))
+    assert {group["name"] for group in optimizer.param_groups} == {"heads"}
     model(torch.rand(2, 3, 32, 48)).logits.square().mean().backward()
     optimizer.step()
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
-def test_not_frozen_batch_norm_learns_and_has_the_encoders_rate():
+def test_not_frozen_batch_norm_learns():
     model = wrap().train()
     before = model.base.stem[1].running_mean.clone()
     model(torch.rand(2, 3, 32, 48))
     assert not torch.equal(model.base.stem[1].running_mean, before)
-    rates = {
-        group["name"]: group["lr"]
-        for group in parameter_groups(
-            model.named_parameters(), OptimizerSection(lr=0.01, head_lr=0.1)
-        )
-    }
-    assert rates == {"encoder": 0.01, "heads": 0.1}
+
+
+def test_what_the_features_depend_on_has_the_encoders_rate():
+    model = wrap().train()
+    model.base.stem[0].requires_grad_(False)
+    state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    optimizer = create_optimizer(model, OptimizerSection(lr=0.01, head_lr=0.1))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        part = ".".join(name.split(".")[:2])
+        encoder = ("base.stem", "base.down1", "base.down2", "base.down3")
+        rate = None if not parameter.requires_grad else 0.01 if part in encoder else 0.1
+        assert rates.get(id(parameter)) == rate, name
+    assert all(p.grad is None for p in model.parameters())
+    assert all(module.training for module in model.modules())
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_wrapping_leaves_no_trace():

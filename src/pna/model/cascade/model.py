@@ -15,7 +15,7 @@ from pna.labels import LabelSpace
 from pna.model.aggregation.head import PNAHead
 from pna.model.aggregation.stage import Residual, Variant
 from pna.model.cascade.plan import CoarseFunction, Plan, make_plan
-from pna.model.cascade.probe import check_training
+from pna.model.cascade.probe import check_training, parameters_behind
 from pna.model.cascade.sources import build_source
 from pna.model.cascade.taps import Tap, find_module
 from pna.model.config import CascadeConfig, PNAConfig, SourceConfig
@@ -102,6 +102,13 @@ class Cascade(BaseSegmenter):
             f"{'frozen ' if self.freeze else ''}{self._module}, P0 from {coarse} "
             f"(stride {self.coarse_stride}), features from {', '.join(self.features_from)}"
         )
+
+    def encoder_parameters(self) -> frozenset[str]:
+        """Names of the trainable parameters that the features depend on, by a run on noise."""
+        found = parameters_behind(
+            self.base, lambda pictures: self.predict(pictures).features, self.padded_size((1, 1))
+        )
+        return frozenset(f"base.{name}" for name in found)
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
         """(H, W) of a picture of that size once it is padded, right and bottom."""

@@ -4,7 +4,7 @@ Sizes tell what is a map: the noise is not square, so pooled grids (1 x 1, 6 x 6
 tokens have no stride, and are passed over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -117,12 +117,31 @@ def look(network: nn.Module, size: tuple[int, int]) -> Probe:
         for name, module in network.named_modules()
     ]
     try:
-        with _evaluation(network):
+        with _evaluation(network), torch.no_grad():
             output = network(_noise(network, 1, size))
     finally:
         for handle in handles:
             handle.remove()
     return Probe(size, maps, calls, output)
+
+
+def parameters_behind(
+    network: nn.Module, run: Callable[[Tensor], Sequence[Tensor]], size: Sequence[int]
+) -> frozenset[str]:
+    """Names of the network's trainable parameters that some tensors depend on.
+
+    Args:
+        network: The network, which is run in evaluation mode.
+        run: Makes the tensors of pictures (1, 3, *size), by that network.
+        size: Height and width of noise that the network takes.
+    """
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    with _evaluation(network), torch.enable_grad():
+        sums = [x.sum() for x in run(_noise(network, 1, size)) if x.requires_grad]
+    if not sums:  # all that they depend on is fixed
+        return frozenset()
+    gradients = torch.autograd.grad(sums, list(parameters.values()), allow_unused=True)
+    return frozenset(name for name, x in zip(parameters, gradients, strict=True) if x is not None)
 
 
 def check_training(network: nn.Module, divisor: int) -> None:
@@ -170,7 +189,7 @@ def _unit(divisor: int) -> int:
     return divisor * -(-32 // divisor)
 
 
-def _noise(network: nn.Module, batch: int, size: tuple[int, int]) -> Tensor:
+def _noise(network: nn.Module, batch: int, size: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(0)  # leaves the caller's random numbers alone
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     return torch.randn(batch, 3, *size, generator=generator).to(device)
@@ -191,8 +210,7 @@ def _evaluation(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         _restore(modes)
 
