@@ -61,6 +61,9 @@ class TinySegmenter(nn.Module):
             norm.running_mean.normal_()
             self.double()
 
+    def encoder_parameters(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.encoder.named_parameters(prefix="encoder"))
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.is_frozen:

@@ -307,3 +307,7 @@ def test_a_module_that_is_left_out_later():
     model.base.skips = True
     with pytest.raises(RuntimeError, match="has not called 'down1'"):
         model(torch.rand(1, 3, 32, 48))
+
+
+def test_a_network_of_another_type_is_looked_at_in_its_own():
+    assert "base.stem.0.weight" in wrap(Plain().double()).encoder_parameters()

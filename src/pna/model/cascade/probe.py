@@ -191,8 +191,9 @@ def _unit(divisor: int) -> int:
 
 def _noise(network: nn.Module, batch: int, size: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(0)  # leaves the caller's random numbers alone
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    return torch.randn(batch, 3, *size, generator=generator).to(device)
+    noise = torch.randn(batch, 3, *size, generator=generator)
+    like = next((p for p in network.parameters() if p.is_floating_point()), noise)
+    return noise.to(like)  # its device and type
 
 
 def _refuse_more_inputs(network: nn.Module, error: Exception) -> None:
