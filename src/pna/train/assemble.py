@@ -19,7 +19,13 @@ from pna.train.batches import augment
 from pna.train.log import read_log
 from pna.train.loop import Outcome, Trainer
 from pna.train.processes import create_accelerator
-from pna.train.recipe import CascadeSection, DataSection, ModelSection, Recipe
+from pna.train.recipe import (
+    CASCADE_OVERRIDES,
+    CascadeSection,
+    DataSection,
+    ModelSection,
+    Recipe,
+)
 from pna.train.recipe_files import dump_recipe
 from pna.writing import replace_text
 
@@ -216,7 +222,7 @@ def _create_cascade(
     base = build_source(source, labels.num_classes, pretrained=is_from_imagenet)
     if from_file is not None:
         load_weights(base, Path(from_file).expanduser())
-    overrides = settings.overrides
+    given = settings.overrides.model_dump(include=CASCADE_OVERRIDES, exclude_none=True)
     return cascade(
         base,
         labels.num_classes,
@@ -228,10 +234,5 @@ def _create_cascade(
         refine=section.refine,
         labels=labels,
         source=source,
-        widths=overrides.widths,
-        window=overrides.window or 9,
-        self_aggregation=overrides.self_aggregation is not False,
-        variant=overrides.variant or "released",
-        residual=overrides.residual or "aggregate",
-        centre=8.0 if overrides.centre is None else overrides.centre,
+        **given,
     )
