@@ -24,10 +24,10 @@ def draw_scores(figure: Figure, findings: Findings) -> None:
         for place, entry in enumerate(findings.entries):
             _draw_score(axes, entry, metric, place)
         finish(axes, TITLES[metric], None)
-        axes.set_xlabel("per cent; dots: seeds, bars: mean, lines: standard deviation")
         axes.margins(x=0.12)
     panels[0].set_yticks(range(len(findings.entries)), map(findings.title, findings.entries))
     panels[0].invert_yaxis()
+    figure.supxlabel("per cent; dots: seeds, bars: mean, lines: standard deviation", size="medium")
 
 
 def _draw_score(axes: Axes, entry: Entry, metric: Metric, place: int) -> None:
@@ -52,9 +52,12 @@ def _draw_score(axes: Axes, entry: Entry, metric: Metric, place: int) -> None:
 
 def draw_costs(figure: Figure, findings: Findings) -> None:
     """MIoU against multiply-accumulates, and against time where it was measured."""
-    panels = figure.subplots(1, 2, sharey=True)
-    _draw_cost(panels[0], findings, "GMACs, attention product included", _gmacs)
-    _draw_cost(panels[1], findings, "ms for a picture", _milliseconds)
+    amounts: dict[str, Callable[[Cost], float]] = {"GMACs, attention product included": _gmacs}
+    if any(cost.ms for cost in findings.costs.models.values()):
+        amounts["ms for a picture"] = _milliseconds
+    panels = figure.subplots(1, len(amounts), sharey=True, squeeze=False)[0]
+    for axes, (unit, amount) in zip(panels, amounts.items(), strict=True):
+        _draw_cost(axes, findings, unit, amount)
     legend(figure, columns=4)
 
 
