@@ -95,6 +95,7 @@ def test_what_is_wrong_with_a_model_is_named(tree, tmp_path, model, message):
     ("changes", "message"),
     [
         ({"baseline": "resnet"}, r"baseline: expected one of fcn, pna, again, got resnet"),
+        ({"control": "resnet"}, r"control: expected one of fcn, pna, again, got resnet"),
         ({"models": []}, r"models: .*at least 1 item"),
         ({"optimiser": {}}, r"unknown key optimiser: did you mean optimizer\?"),
         ({"data": {"name": "camvid"}}, r"data\.root: expected a value, got none"),

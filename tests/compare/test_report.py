@@ -70,6 +70,26 @@ def test_a_gain_is_of_the_seeds_that_both_have(findings):
     assert found.mean == fcn.values("miou")[0] - pna.values("miou")[0]
 
 
+def test_a_control_has_a_table_of_differences_of_its_own(findings, finished):
+    controlled = findings.comparison.model_copy(update={"control": "pna"})
+    rows = {
+        (row["model"], row["steps"]): row
+        for row in table_rows(Findings(controlled, findings.entries, Costs({})))
+    }
+    mine, theirs = (
+        read(finished, *run) for run in (("fcn-2-0", "miou", "P0"), ("pna-2-0", "miou", "P4"))
+    )
+    fcn = rows["fcn", 2]
+    assert fcn["miou_over_control"] == pytest.approx(100 * (mine - theirs), abs=1e-4)
+    assert (fcn["control"], fcn["miou_over_control_n"]) == ("pna", 1)
+    assert rows["pna", 3]["miou_over_control"] is None
+    table = all_tables(Findings(controlled, findings.entries, Costs({})))[2]
+    assert (table.title, table.columns) == ("Over pna", ("model", "mIoU", "boundary IoU"))
+    found = cells(table.markdown())
+    assert [*found][-2:] == ["FCN, 2 steps", "again, 2 steps"]  # not the control itself
+    assert found["FCN, 2 steps"][0] == f"{100 * (mine - theirs):+.2f}, 1 seed"
+
+
 def test_spread_of_little():
     assert spread([0.25]).mean == 0.25
     assert math.isnan(spread([0.25]).deviation)

@@ -95,6 +95,8 @@ class Comparison(Section):
     """Lengths to train each model for, in steps; none takes `schedule.steps` alone."""
     baseline: Name | None = None
     """The model that differences are taken to; none takes the first."""
+    control: Name | None = None
+    """A second model that differences are taken to, in a table of its own."""
     models: Annotated[tuple[ModelRow, ...], Field(min_length=1)]
     """The models."""
 
@@ -103,8 +105,9 @@ class Comparison(Section):
         names = [row.name for row in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: expected each name once, got {', '.join(twice)} again")
-        if self.baseline is not None and self.baseline not in names:
-            raise ValueError(f"baseline: expected one of {', '.join(names)}, got {self.baseline}")
+        for key, name in (("baseline", self.baseline), ("control", self.control)):
+            if name is not None and name not in names:
+                raise ValueError(f"{key}: expected one of {', '.join(names)}, got {name}")
         for row in self.models:
             if row.behind is not None:
                 self._check_behind(row, names)

@@ -143,14 +143,6 @@ def gain(entry: Entry, base: Entry, metric: Metric) -> Spread:
     return spread([mine[seed] - theirs[seed] for seed in mine if seed in theirs])
 
 
-def base_of(entry: Entry, entries: Sequence[Entry], comparison: Comparison) -> Entry | None:
-    """The baseline at the entry's budget; None if it isn't there, or is the entry itself."""
-    name = comparison.base.name
-    if entry.row.name == name:
-        return None
-    return next((other for other in entries if other.key == (name, entry.budget)), None)
-
-
 def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation, of what there is: NaN is left out."""
     values = [value for value in values if not math.isnan(value)]

@@ -8,7 +8,7 @@ from typing import Any
 from pna.bench.report import NOTHING, Table, number
 from pna.compare.comparison import Comparison, ModelRow
 from pna.compare.costs import Cost, Costs
-from pna.compare.scores import METRICS, Entry, Metric, Spread, base_of, gain
+from pna.compare.scores import METRICS, Entry, Metric, Spread, gain
 
 TITLES: dict[Metric, str] = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 
@@ -46,33 +46,43 @@ class Findings:
         """The entries of these models."""
         return [entry for entry in self.entries if entry.row in rows]
 
+    def difference(self, entry: Entry, other: ModelRow, metric: Metric) -> Spread:
+        """What an entry has over another model at the same budget, if that is there."""
+        key = (other.name, entry.budget)
+        found = [e for e in self.entries if e.key == key != entry.key]
+        return gain(entry, found[0], metric) if found else Spread(math.nan, math.nan, 0)
+
 
 def all_tables(findings: Findings) -> list[Table]:
-    """Scores and costs by group, then every output's scores, then the classes."""
+    """Scores and costs by group, what is gained over the control, every output's, the classes."""
     tables = [
         _group_table(findings, title, entries)
         for title, rows in findings.comparison.groups().items()
         if (entries := findings.of(rows))
     ]
+    if findings.comparison.control is not None:
+        tables.append(
+            _control_table(findings, findings.comparison.row(findings.comparison.control))
+        )
     tables += [_stage_table(findings, metric) for metric in METRICS]
     return [*tables, _class_table(findings)]
 
 
 def _group_table(findings: Findings, title: str, entries: list[Entry]) -> Table:
-    base = findings.comparison.base.title
+    over = f"over {findings.comparison.base.title}"
     columns = [
-        *("model", "seeds", "mIoU", f"over {base}", "boundary IoU", f"over {base}"),
+        *("model", "seeds", "mIoU", over, "boundary IoU", over),
         *("parameters (M)", "GMACs + attention", "ms", "peak MB"),
     ]
     return Table(title, tuple(columns), [_group_line(findings, entry) for entry in entries])
 
 
 def _group_line(findings: Findings, entry: Entry) -> tuple[str, ...]:
-    base = base_of(entry, findings.entries, findings.comparison)
+    base = findings.comparison.base
     cells = [findings.title(entry), _seeds(len(entry.runs))]
     for metric in METRICS:
         cells.append(_percent(entry.spread(metric)))
-        cells.append(NOTHING if base is None else _gain(gain(entry, base, metric)))
+        cells.append(_gain(findings.difference(entry, base, metric)))
     return (*cells, *_cost_cells(findings.costs.models.get(entry.row.name)))
 
 
@@ -89,6 +99,18 @@ def _cost_cells(cost: Cost | None) -> tuple[str, ...]:
         ms,
         NOTHING if cost.peak_mb is None else number(cost.peak_mb),
     )
+
+
+def _control_table(findings: Findings, control: ModelRow) -> Table:
+    rows = [
+        (
+            findings.title(entry),
+            *(_gain(findings.difference(entry, control, metric)) for metric in METRICS),
+        )
+        for entry in findings.entries
+        if entry.row != control
+    ]
+    return Table(f"Over {control.title}", ("model", *(TITLES[m] for m in METRICS)), rows)
 
 
 def _stage_table(findings: Findings, metric: Metric) -> Table:
@@ -121,20 +143,24 @@ def table_rows(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _table_row(findings: Findings, entry: Entry) -> dict[str, Any]:
+    comparison = findings.comparison
     row: dict[str, Any] = {
         "model": entry.row.name,
         "label": entry.row.title,
         "steps": entry.budget,
         "seeds": " ".join(map(str, entry.runs)),
-        "baseline": findings.comparison.base.name,
+        "baseline": comparison.base.name,
+        "control": comparison.control,
     }
-    base = base_of(entry, findings.entries, findings.comparison)
     for metric in METRICS:
         row |= _numbers(metric, entry.spread(metric))
-        nothing = Spread(math.nan, math.nan, 0)
-        row |= _numbers(f"{metric}_gain", nothing if base is None else gain(entry, base, metric))
+        row |= _numbers(f"{metric}_gain", findings.difference(entry, comparison.base, metric))
+        if comparison.control is not None:
+            over = findings.difference(entry, comparison.row(comparison.control), metric)
+            row |= _numbers(f"{metric}_over_control", over)
         for m in range(max(other.num_stages for other in findings.entries)):
-            found = entry.spread(metric, m) if m < entry.num_stages else nothing
+            has_stage = m < entry.num_stages
+            found = entry.spread(metric, m) if has_stage else Spread(math.nan, math.nan, 0)
             row |= _numbers(f"{metric}_P{m}", found)
     return row | _cost_numbers(findings.costs.models.get(entry.row.name))
 
