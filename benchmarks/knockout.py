@@ -1,0 +1,130 @@
+"""What a trained network's parts do: its scores when one of them is put out of action.
+
+    python benchmarks/knockout.py RUN [RUN ...] [--set data.root=PATH]
+
+scores the model of each run folder on its validation split, whole and without one kind of part in
+all stages, and writes `results/knockout.json` and `knockout.md` there, in which a run of the same
+name is replaced and others stay. Nothing is trained anew: this says what a network has come to rely
+on, not what it could have learnt without.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pna
+from pna.bench.machine import describe
+from pna.evaluate import evaluate
+from pna.model.aggregation.stage import Stage
+from pna.model.segmenter import BaseSegmenter
+from pna.predict import default_device
+from pna.train import load_recipe
+from pna.train.assemble import create_split
+from pna.writing import replace_text
+
+RESULTS = Path(__file__).parent / "results"
+
+Substitute = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+
+
+def nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Zeros in place of what a part returns."""
+    return torch.zeros_like(output)
+
+
+def first_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A part returns what it was given."""
+    return inputs[0]
+
+
+def second_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """The same, of two."""
+    return inputs[1]
+
+
+PARTS: dict[str, tuple[Callable[[Stage], nn.Module | None], Substitute]] = {
+    "NAM adds nothing": (lambda stage: _part(stage, "neighborhood"), nothing),
+    "features past SAM": (lambda stage: _part(stage, "self_aggregation"), first_input),
+    "logits not gathered": (lambda stage: stage.carry, second_input),
+    "no corrections, gathered logits alone": (lambda stage: stage.classifier, nothing),
+}
+"""What is done, by name: to which part of a stage, and what stands in for what it returns."""
+
+
+def _part(stage: Stage, name: str) -> nn.Module | None:
+    part: nn.Module | None = getattr(stage.fusion, name)
+    return part
+
+
+def put_out(model: BaseSegmenter, name: str) -> bool:
+    """Put a part out of action in all stages; False if the model has no such part."""
+    find, substitute = PARTS[name]
+    found = [find(module) for module in model.modules() if isinstance(module, Stage)]
+    parts = [part for part in found if part is not None]
+    for part in parts:
+        part.register_forward_hook(substitute)
+    return bool(parts)
+
+
+def score(run: Path, overrides: list[str]) -> dict[str, dict[str, list[float]]]:
+    """MIoU and boundary IoU of every output in per cent, by what was put out of action.
+
+    Args:
+        run: A run folder with an exported model.
+        overrides: Changes to its recipe, as `section.key=value`.
+    """
+    dataset = create_split(load_recipe(run / "recipe.yaml", overrides).data, "val")
+    found = {}
+    for name in ("whole", *PARTS):
+        model = pna.load(run / "model")
+        if name != "whole" and not put_out(model, name):
+            continue
+        report = evaluate(model, dataset, model_name=name, device=default_device())
+        stages = [scores.to_dict() for scores in report.stages.values()]
+        found[name] = {
+            metric: [round(100 * stage[metric], 2) for stage in stages]
+            for metric in ("miou", "boundary_miou")
+        }
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    lines = [
+        "# Parts put out of action",
+        "",
+        "Made by `python benchmarks/knockout.py RUN ...`; machines are in `knockout.json`.",
+        "Scores of the last output in per cent, on all validation pictures.",
+        "",
+        "| run | | mIoU | boundary IoU |",
+        "|---|---|---|---|",
+    ]
+    for run, result in results.items():
+        for name, scores in result["scores"].items():
+            miou, boundary = scores["miou"][-1], scores["boundary_miou"][-1]
+            lines.append(f"| {run} | {name} | {miou:.2f} | {boundary:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Score the runs that are named, and write the table of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--set", action="append", default=[], help="change a recipe's setting")
+    arguments = parser.parse_args()
+    file = RESULTS / "knockout.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for run in arguments.runs:
+        scores = score(run, arguments.set)
+        results[run.name] = {"scores": scores, "machine": describe(default_device())}
+        replace_text(file, json.dumps(results, indent=1) + "\n")
+        replace_text(RESULTS / "knockout.md", table(results))
+
+
+if __name__ == "__main__":
+    main()
