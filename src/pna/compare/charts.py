@@ -104,7 +104,7 @@ def draw_curves(figure: Figure, findings: Findings) -> None:
     if findings.has_budgets:
         _draw_budgets(panels[2], findings, styles)
     legend(figure, columns=4)
-    longest = ", longest budget" if findings.has_budgets else ""
+    longest = ", longest budget of each" if findings.has_budgets else ""
     panels[0].set_xlabel(f"step; one line a seed{longest}")
     panels[1].set_xlabel(f"output; mean over seeds{longest}")
 
