@@ -11,6 +11,7 @@ on, not what it could have learnt without.
 import argparse
 import json
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +48,20 @@ def second_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) 
     return inputs[1]
 
 
-PARTS: dict[str, tuple[Callable[[Stage], nn.Module | None], Substitute]] = {
-    "NAM adds nothing": (lambda stage: _part(stage, "neighborhood"), nothing),
-    "features past SAM": (lambda stage: _part(stage, "self_aggregation"), first_input),
-    "logits not gathered": (lambda stage: stage.carry, second_input),
-    "no corrections, gathered logits alone": (lambda stage: stage.classifier, nothing),
+PARTS: dict[str, tuple[str, Substitute]] = {
+    "NAM adds nothing": ("fusion.neighborhood", nothing),
+    "features past SAM": ("fusion.self_aggregation", first_input),
+    "logits not gathered": ("carry", second_input),
+    "no corrections, gathered logits alone": ("classifier", nothing),
 }
 """What is done, by name: to which part of a stage, and what stands in for what it returns."""
 
 
-def _part(stage: Stage, name: str) -> nn.Module | None:
-    part: nn.Module | None = getattr(stage.fusion, name)
-    return part
-
-
 def put_out(model: BaseSegmenter, name: str) -> bool:
     """Put a part out of action in all stages; False if the model has no such part."""
-    find, substitute = PARTS[name]
-    found = [find(module) for module in model.modules() if isinstance(module, Stage)]
-    parts = [part for part in found if part is not None]
+    path, substitute = PARTS[name]
+    stages = [module for module in model.modules() if isinstance(module, Stage)]
+    parts = [part for part in map(attrgetter(path), stages) if part is not None]
     for part in parts:
         part.register_forward_hook(substitute)
     return bool(parts)

@@ -8,7 +8,7 @@ from typing import Any
 from pna.bench.report import NOTHING, Table, number
 from pna.compare.comparison import Comparison, ModelRow
 from pna.compare.costs import Cost, Costs
-from pna.compare.scores import METRICS, Entry, Metric, Spread, gain
+from pna.compare.scores import METRICS, Entry, Metric, Spread, gain, spread
 
 TITLES: dict[Metric, str] = {"miou": "mIoU", "boundary_miou": "boundary IoU"}
 
@@ -48,9 +48,10 @@ class Findings:
 
     def difference(self, entry: Entry, other: ModelRow, metric: Metric) -> Spread:
         """What an entry has over another model at the same budget, if that is there."""
-        key = (other.name, entry.budget)
-        found = [e for e in self.entries if e.key == key != entry.key]
-        return gain(entry, found[0], metric) if found else Spread(math.nan, math.nan, 0)
+        if entry.row == other:
+            return spread([])
+        found = [e for e in self.of([other]) if e.budget == entry.budget]
+        return gain(entry, found[0], metric) if found else spread([])
 
 
 def all_tables(findings: Findings) -> list[Table]:
@@ -160,7 +161,7 @@ def _table_row(findings: Findings, entry: Entry) -> dict[str, Any]:
             row |= _numbers(f"{metric}_over_control", over)
         for m in range(max(other.num_stages for other in findings.entries)):
             has_stage = m < entry.num_stages
-            found = entry.spread(metric, m) if has_stage else Spread(math.nan, math.nan, 0)
+            found = entry.spread(metric, m) if has_stage else spread([])
             row |= _numbers(f"{metric}_P{m}", found)
     return row | _cost_numbers(findings.costs.models.get(entry.row.name))
 
