@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pna.train.losses import (
+    FEWEST_AS_ROWS,
     Scope,
     count_valid,
     cross_entropy,
@@ -50,10 +51,23 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return -logs.gather(1, labels[valid][:, None])[:, 0].detach()
 
 
-def test_cross_entropy_is_the_mean_over_valid_pixels() -> None:
-    logits, labels = torch.randn(2, 3, 8, 8), make_labels()
+@pytest.mark.parametrize("num_classes", [3, FEWEST_AS_ROWS - 1, FEWEST_AS_ROWS])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cross_entropy_is_the_mean_over_valid_pixels(
+    num_classes: int, layout: torch.memory_format
+) -> None:
+    labels = make_labels()
+    logits = torch.randn(2, num_classes, 8, 8).contiguous(memory_format=layout).requires_grad_()
     expected = pixel_losses(logits, labels).mean()
-    assert float(cross_entropy(logits, labels)) == pytest.approx(float(expected), rel=1e-6)
+    loss = cross_entropy(logits, labels)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    one_hot = F.one_hot(labels.where(labels != 255, 0), num_classes).permute(0, 3, 1, 2)
+    slope = (logits.softmax(1) - one_hot) * (labels != 255)[:, None] / (labels != 255).sum()
+    torch.testing.assert_close(logits.grad, slope.detach(), rtol=1e-4, atol=1e-7)
+    hardest = hard_pixel_cross_entropy(logits, labels, share=1.0)
+    torch.testing.assert_close(hardest, loss, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 1.0])

@@ -24,6 +24,11 @@ from pna.train.recipe import LossSection
 Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
 Kind = Literal["cross_entropy", "hard_pixels"]
 
+# From as many classes on, the softmax is one over the last axis, of a matrix of pixels. On a CPU
+# that takes half the time of one over the second axis, of maps; but five times of it if the
+# classes don't fill a vector register (16 with AVX-512; `benchmarks/results/cross_entropy.md`).
+FEWEST_AS_ROWS = 16
+
 
 def _alone(counts: Tensor) -> Tensor:
     return counts
@@ -99,10 +104,13 @@ def _find_cut(losses: Sequence[Tensor], share: float, scope: Scope) -> Cut:
 
 def _pixel_losses(logits: Tensor, labels: Tensor, reduction: Literal["sum", "none"]) -> Tensor:
     """Cross-entropy: the sum, or of each pixel (B * H * W,), 0 where ignored."""
-    # As a list of pixels: the stages' logits are channels-last inside, so this copies nothing, and
-    # a softmax over the last axis takes half the time of one over the second (measured on a CPU).
-    pixels = _at_least_float32(logits.permute(0, 2, 3, 1).flatten(end_dim=2))  # (B * H * W, K)
-    return F.cross_entropy(pixels, labels.flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
+    logits = _at_least_float32(logits)
+    if logits.shape[1] >= FEWEST_AS_ROWS:
+        # A list of pixels: the stages' logits are channels-last inside, so this copies nothing.
+        logits = logits.permute(0, 2, 3, 1).flatten(end_dim=2)
+        labels = labels.flatten()
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction=reduction)
+    return losses.flatten() if reduction == "none" else losses
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
