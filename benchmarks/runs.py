@@ -1,13 +1,17 @@
-"""Keeps what finished training runs found: `python benchmarks/runs.py RUNS`.
+"""Keeps what finished training runs found, without their weights.
 
-Copies recipe, log and scores of every finished run in the folder RUNS to `results/runs/NAME`, and
-writes `results/training.md`, a table of all kept runs: mIoU and boundary IoU of every stage on the
-whole validation (or test) split, the last weights of each run.
+    python benchmarks/runs.py RUNS                   # to results/runs/NAME
+    python benchmarks/runs.py RUNS --into camvid-lite    # to results/camvid-lite/NAME
+
+Copies recipe, log and scores of every finished run in the folder RUNS that isn't kept yet, with a
+note of this machine. Of `results/runs` it writes a table, `results/training.md`: mIoU and boundary
+IoU of every stage on the whole validation (or test) split, the last weights of each run. Any other
+folder is a comparison's; `pna compare NAME -o results/NAME --report-only` writes its tables.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from pna.predict import default_device
 from pna.train import Recipe, dump_recipe, load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = RESULTS / "runs"
+KEPT = ("log.jsonl", "evaluation/scores.json", "behind.txt")
 
 
 def portable_recipe(run: Path) -> Recipe:
@@ -25,20 +29,30 @@ def portable_recipe(run: Path) -> Recipe:
     return load_recipe(run / "recipe.yaml", [f"data.root=data/{name}"])
 
 
-def keep(run: Path) -> None:
-    """Copy what a run found to the results."""
-    folder = KEPT / run.name
-    folder.mkdir(parents=True, exist_ok=True)
+def keep(run: Path, folder: Path) -> None:
+    """Copy what a run found to a folder, unless it is there."""
+    if is_kept(run, folder):
+        return
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(dump_recipe(portable_recipe(run)), encoding="utf-8")
-    shutil.copy(run / "log.jsonl", folder)
-    shutil.copy(run / "evaluation" / "scores.json", folder)
+    for name in KEPT:
+        if (run / name).is_file():
+            shutil.copy(run / name, folder / name)
     (folder / "machine.json").write_text(json.dumps(describe(default_device()), indent=2) + "\n")
+
+
+def is_kept(run: Path, folder: Path) -> bool:
+    """Whether a folder has the scores of this very run, which don't repeat to the last digit."""
+    kept, scores = folder / "evaluation/scores.json", run / "evaluation/scores.json"
+    return kept.is_file() and kept.read_bytes() == scores.read_bytes()
 
 
 def row(folder: Path) -> str:
     """One line of the table."""
     recipe = load_recipe(folder / "recipe.yaml")
-    stages: dict[str, dict[str, Any]] = json.loads((folder / "scores.json").read_text())["stages"]
+    stages: dict[str, dict[str, Any]] = json.loads(
+        (folder / "evaluation" / "scores.json").read_text(encoding="utf-8")
+    )["stages"]
     scores = [
         " ".join(f"{100 * stage[key]:.1f}" for stage in stages.values())
         for key in ("miou", "boundary_miou")
@@ -51,10 +65,8 @@ def row(folder: Path) -> str:
     return "| " + " | ".join(map(str, [*cells, f"{seconds / 3600:.1f}"])) + " |"
 
 
-def main() -> None:
-    """Keep the finished runs and write the table."""
-    for scores in sorted(Path(sys.argv[1]).glob("*/evaluation/scores.json")):
-        keep(scores.parent.parent)
+def write_table(folder: Path) -> None:
+    """The table of all runs that are kept in a folder."""
     lines = [
         "# Training runs",
         "",
@@ -63,10 +75,24 @@ def main() -> None:
         "",
         "| run | data | steps | batch | seed | mIoU | boundary IoU | hours |",
         "|---|---|---|---|---|---|---|---|",
-        *map(row, sorted(path for path in KEPT.iterdir() if path.is_dir())),
+        *map(row, sorted(path for path in folder.iterdir() if path.is_dir())),
     ]
     (RESULTS / "training.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
+
+
+def main() -> None:
+    """Keep the finished runs; write the table, if it is one of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, help="folder of run folders")
+    parser.add_argument("--into", default="runs", help="folder in benchmarks/results")
+    args = parser.parse_args()
+    folder = RESULTS / args.into
+    for scores in sorted(args.runs.glob("*/evaluation/scores.json")):
+        run = scores.parent.parent
+        keep(run, folder / run.name)
+    if args.into == "runs":
+        write_table(folder)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ def finished(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("finished")
     outcome = do_runs(plan(comparison, folder), folder, Console(quiet=True))
     assert not outcome.failed
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kept(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folder without what isn't needed to know what was found: no weights."""
+    folder = tmp_path_factory.mktemp("kept")
+    for name in ("recipe.yaml", "log.jsonl", "behind.txt", "evaluation/scores.json"):
+        for path in finished.glob(f"*/{name}"):
+            copy = folder / path.relative_to(finished)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,8 @@ from pna.model.counts import count
 
 
 @pytest.fixture
-def entries(comparison, finished):
-    return collect(comparison, plan(comparison, finished))
+def entries(comparison, kept):
+    return collect(comparison, plan(comparison, kept))
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def peaks(monkeypatch):
 
     def peak(work):
         seen.append(work.model)
-        return Peak(why_not="out of memory") if "pna-" in work.model.split("/")[-2] else Peak(12.0)
+        return Peak(why_not="out of memory") if Path(work.model).name == "pna" else Peak(12.0)
 
     monkeypatch.setattr(costs, "peak_memory", peak)
     return seen

@@ -80,6 +80,21 @@ def test_behind_waits_for_its_weights(comparison, tmp_path):
     assert do_runs(runs, tmp_path, QUIET).waiting == ["again-2-0", "again-2-1"]
 
 
+def test_finished_runs_are_so_without_their_weights(comparison, kept):
+    assert all(run.is_finished for run in plan(comparison, kept))
+    assert do_runs(plan(comparison, kept), kept, QUIET) == Outcome()
+    assert not list(kept.rglob("*.safetensors"))
+
+
+def test_behind_needs_the_weights(comparison, kept, tmp_path):
+    shutil.copytree(kept / "fcn-2-0", tmp_path / "fcn-2-0")
+    (run,) = choose(plan(comparison, tmp_path), names=["again"], seeds=[0])
+    message = do_runs([run], tmp_path, QUIET).failed[run.name]
+    assert "fcn-2-0: expected a run with its weights (model/), found a kept one without" in message
+    assert "remove the folder to have it trained anew" in message
+    assert not run.folder.exists()
+
+
 def test_behind_must_not_add_weights():
     plain, refined = (
         create_model(name, encoder="test_efficientnet", num_classes=3, pretrained=False)

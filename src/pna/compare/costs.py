@@ -1,8 +1,9 @@
 """What the models take: parameters and multiply-accumulates, counted; time and memory, measured.
 
-Both are read off the exported model of a finished run, so what is measured is what was scored.
-Counts never change and are taken once. Times do, so a pass measures all models in turns, and is
-worth repeating on a machine that has nothing else to do.
+Both are read off networks built anew from the recipes of finished runs, with random weights, which
+change neither: the weights that were trained may be gone. Counts never change and are taken once.
+Times do, so a pass measures all models in turns, and is worth repeating on a machine that has
+nothing else to do.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -20,12 +22,15 @@ from pna.bench.machine import describe
 from pna.bench.memory import peak_memory
 from pna.bench.report import Say, rounded
 from pna.bench.stats import spread
-from pna.bench.workloads import Workload, build, prepare
+from pna.bench.workloads import Workload, prepare
 from pna.compare.comparison import MeasureSection
 from pna.compare.locks import LOCKS, try_lock
 from pna.compare.scores import Entry
+from pna.labels import generic
 from pna.model.counts import count
+from pna.model.segmenter import BaseSegmenter
 from pna.predict import default_device
+from pna.train.assemble import create_network
 from pna.writing import replace_text
 
 FILE = "costs.json"
@@ -138,10 +143,20 @@ def measure_models(
         measure: Size and rounds.
         say: Takes a line about what is being measured.
     """
+    with TemporaryDirectory() as folder:
+        return _measure(costs, _one_each(entries), measure, say, Path(folder))
+
+
+def _measure(
+    costs: Costs, models: Mapping[str, Entry], measure: MeasureSection, say: Say, folder: Path
+) -> Costs:
     device = str(default_device())
     machine = describe(device)
-    models = _one_each(entries)
-    works = {name: _workload(entry, measure.size, device) for name, entry in models.items()}
+    for name, entry in models.items():  # saved, for the processes that measure them
+        _build(entry).save_pretrained(folder / name)
+    works = {
+        name: Workload(str(folder / name), "inference", measure.size, 1, device) for name in models
+    }
     peaks = {}
     for name, work in works.items():
         say(f"memory of {name}")
@@ -195,14 +210,15 @@ def _section(entry: Entry) -> dict[str, Any]:
     return run.recipe.model.model_dump(mode="json")
 
 
-def _workload(entry: Entry, size: tuple[int, int], device: str) -> Workload:
-    run = next(iter(entry.runs.values())).run
-    model = str(run.folder / "model")
-    return Workload(model, "inference", size, 1, device)
+def _build(entry: Entry) -> BaseSegmenter:
+    """The network that was trained, with random weights."""
+    scored = next(iter(entry.runs.values()))
+    labels = generic(len(scored.class_scores))
+    return create_network(scored.run.recipe.model, labels, pretrained=False)
 
 
 def _count(entry: Entry, size: tuple[int, int]) -> Cost:
-    parts = count(build(_workload(entry, size, "cpu")), size)
+    parts = count(_build(entry), size)
     return Cost(
         _section(entry),
         size,

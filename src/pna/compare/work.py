@@ -90,6 +90,11 @@ def _try(run: Run, outcome: Outcome, console: Console) -> None:
 
 def _score_behind(run: Run, source: Run) -> None:
     """Score a network on the trained weights of another, which it takes all of its own from."""
+    if not (source.folder / "model").is_dir():
+        raise FileNotFoundError(
+            f"{source.folder}: expected a run with its weights (model/), found a kept one without: "
+            "remove the folder to have it trained anew"
+        )
     run.folder.mkdir(parents=True, exist_ok=True)
     replace_text(run.folder / SOURCE, f"{source.name}\n")
     replace_text(run.folder / "recipe.yaml", dump_recipe(run.recipe))
