@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pna.bench.charts import finish, legend
 from pna.compare.costs import Cost
@@ -55,10 +56,11 @@ def draw_costs(figure: Figure, findings: Findings) -> None:
     amounts: dict[str, Callable[[Cost], float]] = {"GMACs, attention product included": _gmacs}
     if any(cost.ms for cost in findings.costs.models.values()):
         amounts["ms for a picture"] = _milliseconds
+    figure.set_size_inches(11, 5 + 0.1 * len(findings.longest))
     panels = figure.subplots(1, len(amounts), sharey=True, squeeze=False)[0]
     for axes, (unit, amount) in zip(panels, amounts.items(), strict=True):
         _draw_cost(axes, findings, unit, amount)
-    legend(figure, columns=4)
+    legend(figure, columns=3)
 
 
 def _gmacs(cost: Cost) -> float:
@@ -86,6 +88,10 @@ def _draw_cost(axes: Axes, findings: Findings, unit: str, amount: Callable[[Cost
         )
     finish(axes, f"mIoU against {unit}", "per cent")
     axes.set_xlabel(unit)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_curves(figure: Figure, findings: Findings) -> None:
