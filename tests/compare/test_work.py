@@ -173,7 +173,7 @@ def test_choices():
     ]
     with pytest.raises(ValueError, match="expected some of the seeds 0, got 4"):
         choose(runs, seeds=[4])
-    with pytest.raises(ValueError, match="expected some of the budgets 150, 600, got 9"):
+    with pytest.raises(ValueError, match="expected some of the budgets 600, 1200, got 9"):
         choose(runs, names=["paper-add"], budgets=[9])
 
 
