@@ -63,6 +63,16 @@ def test_gains_are_taken_seed_by_seed_at_the_same_budget(findings, finished):
     assert rows["again", 2]["miou_gain_n"] == 2
 
 
+def test_figures_compare_models_at_one_budget(findings):
+    def chosen(found):
+        return found.common_budget, [(entry.row.name, entry.budget) for entry in found.one_each]
+
+    assert chosen(findings) == (2, [("fcn", 2), ("pna", 2), ("again", 2)])
+    apart = [entry for entry in findings.entries if entry.key != ("pna", 2)]
+    found = Findings(findings.comparison, apart, Costs({}))
+    assert chosen(found) == (None, [("fcn", 2), ("pna", 3), ("again", 2)])  # of each its longest
+
+
 def test_a_gain_is_of_the_seeds_that_both_have(findings):
     fcn, pna = findings.entries[0], findings.entries[1]
     found = gain(fcn, pna, "miou")

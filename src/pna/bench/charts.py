@@ -38,7 +38,7 @@ def draw_operator(figure: Figure, rows: list[Row]) -> None:
         axes.set_xticks(range(len(stages)), stages)
         axes.set_yscale("log")
         finish(axes, task, "ms, log scale")
-    legend(figure, columns=len(names))
+    legend(figure)
 
 
 def draw_head(figure: Figure, rows: list[Row]) -> None:
@@ -60,7 +60,7 @@ def draw_head(figure: Figure, rows: list[Row]) -> None:
         axes.invert_yaxis()
         finish(axes, model, None)
         axes.set_xlabel("ms")
-    legend(figure, columns=len(colors))
+    legend(figure)
 
 
 def draw_models(figure: Figure, rows: list[Row]) -> None:
@@ -77,7 +77,7 @@ def draw_models(figure: Figure, rows: list[Row]) -> None:
         axes.margins(x=0.15)
         finish(axes, task, None)
         axes.set_xlabel(f"times {base}")
-    legend(figure, columns=2)
+    legend(figure)
 
 
 def draw_growth(figure: Figure, rows: list[Row]) -> None:
@@ -104,7 +104,7 @@ def draw_growth(figure: Figure, rows: list[Row]) -> None:
         axes.set_xticks(sides, [str(side) for side in sides])
         axes.set_xlabel("side of the picture, pixels")
         finish(axes, title, f"{unit}, log scale")
-    legend(figure, columns=len(models))
+    legend(figure)
 
 
 def _ratio_bars(
@@ -143,16 +143,20 @@ def finish(axes: Axes, title: str, unit: str | None) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend(figure: Figure, *, columns: int) -> None:
-    """One legend for all panels, above them, where it can't cover anything."""
+def legend(figure: Figure) -> None:
+    """One legend for all panels, above them, in as many columns as fit."""
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(
-        list(found.values()),
-        list(found),
-        loc="outside upper center",
-        ncols=min(columns, 6),
-        frameon=False,
-    )
+    for columns in range(min(len(found), 6), 0, -1):
+        drawn = figure.legend(
+            list(found.values()),
+            list(found),
+            loc="outside upper center",
+            ncols=columns,
+            frameon=False,
+        )
+        if columns == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            break
+        drawn.remove()

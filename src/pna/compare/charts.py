@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -56,11 +57,11 @@ def draw_costs(figure: Figure, findings: Findings) -> None:
     amounts: dict[str, Callable[[Cost], float]] = {"GMACs, attention product included": _gmacs}
     if any(cost.ms for cost in findings.costs.models.values()):
         amounts["ms for a picture"] = _milliseconds
-    figure.set_size_inches(11, 5 + 0.1 * len(findings.longest))
+    figure.set_size_inches(11, 5 + 0.1 * len(findings.one_each))
     panels = figure.subplots(1, len(amounts), sharey=True, squeeze=False)[0]
     for axes, (unit, amount) in zip(panels, amounts.items(), strict=True):
         _draw_cost(axes, findings, unit, amount)
-    legend(figure, columns=3)
+    legend(figure)
 
 
 def _gmacs(cost: Cost) -> float:
@@ -73,7 +74,7 @@ def _milliseconds(cost: Cost) -> float:
 
 def _draw_cost(axes: Axes, findings: Findings, unit: str, amount: Callable[[Cost], float]) -> None:
     styles = _styles(findings)
-    for entry in findings.longest:
+    for entry in findings.one_each:
         cost, found = findings.costs.models.get(entry.row.name), entry.spread("miou")
         if cost is None or math.isnan(amount(cost)) or found.n == 0:
             continue
@@ -89,9 +90,14 @@ def _draw_cost(axes: Axes, findings: Findings, unit: str, amount: Callable[[Cost
     finish(axes, f"mIoU against {unit}", "per cent")
     axes.set_xlabel(unit)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _tick_log(axes.xaxis)
+
+
+def _tick_log(axis: Axis) -> None:
+    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_curves(figure: Figure, findings: Findings) -> None:
@@ -104,15 +110,18 @@ def draw_curves(figure: Figure, findings: Findings) -> None:
     for axes, title in zip(panels, titles, strict=True):
         finish(axes, title, "per cent" if "mIoU" in title else "cross-entropy")
     styles = _styles(findings)
-    for entry in findings.longest:
+    for entry in findings.one_each:
         _draw_losses(panels[0], entry, styles[entry.row.name])
         _draw_stages(panels[1], entry, styles[entry.row.name])
     if findings.has_budgets:
         _draw_budgets(panels[2], findings, styles)
-    legend(figure, columns=4)
-    longest = ", longest budget of each" if findings.has_budgets else ""
-    panels[0].set_xlabel(f"step; one line a seed{longest}")
-    panels[1].set_xlabel(f"output; mean over seeds{longest}")
+    legend(figure)
+    common = findings.common_budget
+    steps = "longest budget of each" if common is None else f"{common} steps"
+    panels[0].set_xlabel(f"step; one line a seed, {steps}")
+    panels[0].set_yscale("log")
+    _tick_log(panels[0].yaxis)
+    panels[1].set_xlabel(f"output; mean over seeds, {steps}")
 
 
 def _styles(findings: Findings) -> dict[str, dict[str, Any]]:

@@ -33,9 +33,19 @@ class Findings:
         return len({entry.budget for entry in self.entries}) > 1
 
     @property
-    def longest(self) -> list[Entry]:
-        """One entry of each model: that of its longest budget."""
-        return list({entry.row.name: entry for entry in self.entries}.values())
+    def common_budget(self) -> int | None:
+        """The longest budget that every model was trained for, if they share one."""
+        budgets: dict[str, set[int]] = {}
+        for entry in self.entries:
+            budgets.setdefault(entry.row.name, set()).add(entry.budget)
+        return max(set.intersection(*budgets.values()), default=None)
+
+    @property
+    def one_each(self) -> list[Entry]:
+        """One entry of each model: that of the common budget, or of its longest without one."""
+        common = self.common_budget
+        entries = [entry for entry in self.entries if common in (None, entry.budget)]
+        return list({entry.row.name: entry for entry in entries}.values())
 
     def title(self, entry: Entry) -> str:
         """What an entry is called; its budget is told where there are several."""
