@@ -26,7 +26,8 @@ Kind = Literal["cross_entropy", "hard_pixels"]
 
 # From as many classes on, the softmax is one over the last axis, of a matrix of pixels. On a CPU
 # that takes half the time of one over the second axis, of maps; but five times of it if the
-# classes don't fill a vector register (16 with AVX-512; `benchmarks/results/cross_entropy.md`).
+# classes don't fill a vector register, 16 with AVX-512 (`benchmarks/results/cross_entropy.md`), and
+# no less for 11 of them where 8 do, with AVX2 (`cross_entropy_avx2.md`).
 FEWEST_AS_ROWS = 16
 
 
