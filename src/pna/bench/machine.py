@@ -42,12 +42,15 @@ def sentence(machine: dict[str, Any]) -> str:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
+    name, cpuinfo = platform.processor(), Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor()}, {os.cpu_count()} cores"
+                name = line.split(":", 1)[1].strip()
+                break
+    # Models of one name differ by a factor in what they compute at once.
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {vectors}, {os.cpu_count()} cores"
 
 
 def _load() -> float | None:

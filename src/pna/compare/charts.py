@@ -94,8 +94,10 @@ def _draw_cost(axes: Axes, findings: Findings, unit: str, amount: Callable[[Cost
 
 
 def _tick_log(axis: Axis) -> None:
-    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Plain numbers on a logarithmic axis: 1, 2, 5, ..., and more where a decade is not filled."""
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
