@@ -25,7 +25,7 @@ def _head(**options):
     return pna.PNAHead(CHANNELS, 5, **options)
 
 
-@pytest.mark.parametrize("variant", ["released", "paper"])
+@pytest.mark.parametrize("variant", ["released", "paper", "mixed"])
 @pytest.mark.parametrize("residual", ["none", "add", "aggregate"])
 @pytest.mark.parametrize("self_aggregation", [True, False])
 def test_every_part_learns(variant, residual, self_aggregation):
@@ -88,6 +88,19 @@ def test_sam_is_only_on_the_shortcut():
         torch.nn.init.normal_(parameter)
     after = stage.fusion.neighborhood.similarity(stage.embed(feature), 2, 2).weights
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize(("variant", "reach"), [("released", 0), ("mixed", 1)])
+def test_the_mixed_stage_looks_one_cell_further(variant, reach):
+    torch.manual_seed(0)
+    stage = Stage(8, 5, width=32, window=1, self_aggregation=False, variant=variant)
+    feature, previous = torch.randn(1, 8, 6, 6), torch.randn(1, 5, 6, 6)
+    changed = previous.clone()
+    changed[..., 2, 3] += 1
+    differs = (stage(feature, changed) - stage(feature, previous)).abs().amax((0, 1)) > 1e-6
+    expected = torch.zeros(6, 6, dtype=torch.bool)
+    expected[2 - reach : 3 + reach, 3 - reach : 4 + reach] = True
+    assert torch.equal(differs, expected)
 
 
 def test_the_papers_stage_is_its_equations():
@@ -169,7 +182,7 @@ def test_default_widths_are_the_released_ones():
 
 
 @pytest.mark.parametrize("residual", ["none", "aggregate"])
-@pytest.mark.parametrize("variant", ["released", "paper"])
+@pytest.mark.parametrize("variant", ["released", "paper", "mixed"])
 def test_similarity_is_what_the_operator_gathers_with(residual, variant):
     """Values that are a one-hot map of cells come out as the weights themselves."""
     head = _head(residual=residual, variant=variant)
@@ -209,7 +222,7 @@ def test_similarity_is_what_the_operator_gathers_with(residual, variant):
         ({"widths": (32, 48, 64, 96)}, "multiples of 32"),
         ({"window": 4}, "odd windows"),
         ({"window": (3, 5)}, "one window for each of 4"),
-        ({"variant": "new"}, "variant to be one of released, paper"),
+        ({"variant": "new"}, "variant to be one of released, paper, mixed"),
         ({"residual": "yes"}, "none, add, aggregate"),
         ({"upsample": "cubic"}, "bilinear, nearest"),
     ],

@@ -1,14 +1,16 @@
 """One refinement stage: features and the previous prediction in, a finer prediction out.
 
-Two variants, the released code's and the paper's equations; both embed the features `f` and the
-resized prediction `p` to one width, aggregate, and classify. Inside, maps are channels-last.
+Three variants, the released code's, the paper's equations, and one of ours, "mixed"; all embed the
+features `f` and the resized prediction `p` to one width, aggregate, and classify. Inside, maps are
+channels-last.
 """
 
+from functools import partial
 from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from pna.model.aggregation.layers import FeedForward, Pointwise
+from pna.model.aggregation.layers import FeedForward, MixFeedForward, Pointwise
 from pna.model.aggregation.neighborhood import (
     LogitAggregation,
     NeighborhoodAggregation,
@@ -17,29 +19,38 @@ from pna.model.aggregation.neighborhood import (
 from pna.model.aggregation.self_aggregation import PaperSelfAggregation, SelfAggregation
 from pna.model.resize import ResizeMode, resize
 
-Variant = Literal["released", "paper"]
+Variant = Literal["released", "paper", "mixed"]
 Residual = Literal["none", "add", "aggregate"]
 
 
 class ReleasedFusion(nn.Module):
     """`x = SAM(f) + NAM(f, p); LN(x + MLP(LN(x)))`, as the authors released it.
 
+    Mixed, `x + MixFFN(LN(x))`: its MLP looks at the cells around, and no norm is behind it.
+
     Args:
         width: Channels D.
         window: Cells per side, odd.
         self_aggregation: Put SAM on the shortcut.
         mlp_ratio: Hidden channels of the MLP per channel.
+        mixed: Use Mix-FFN in place of the MLP and the last norm.
     """
 
     def __init__(
-        self, width: int, window: int, *, self_aggregation: bool, mlp_ratio: float
+        self,
+        width: int,
+        window: int,
+        *,
+        self_aggregation: bool,
+        mlp_ratio: float,
+        mixed: bool = False,
     ) -> None:
         super().__init__()
         self.self_aggregation = SelfAggregation(width) if self_aggregation else None
         self.neighborhood = NeighborhoodAggregation(width, window)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = FeedForward(width, mlp_ratio)
-        self.norm_out = nn.LayerNorm(width)
+        self.mlp = (MixFeedForward if mixed else FeedForward)(width, mlp_ratio)
+        self.norm_out = nn.Identity() if mixed else nn.LayerNorm(width)
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Fuse embedded features and prediction, each (B, H, W, D)."""
@@ -85,7 +96,7 @@ class Stage(nn.Module):
         window: Cells per side, odd.
         self_aggregation: Use SAM.
         upsample: How the previous prediction is resized before it is embedded.
-        variant: "released" or "paper".
+        variant: "released", "paper" or "mixed".
         residual: How the previous logits are carried: "none" (they are not), "add" (resized and
             added), "aggregate" (resized, then gathered by `LogitAggregation`, and added).
         embedding_bias: Whether the two embeddings have a bias.
@@ -114,7 +125,7 @@ class Stage(nn.Module):
         is_paper = variant == "paper"
         self.embed_feature = _embedding(in_channels, width, bias=embedding_bias, norm=is_paper)
         self.embed_prediction = _embedding(num_classes, width, bias=embedding_bias, norm=is_paper)
-        fusion = PaperFusion if is_paper else ReleasedFusion
+        fusion = PaperFusion if is_paper else partial(ReleasedFusion, mixed=variant == "mixed")
         self.fusion: nn.Module = fusion(
             width, window, self_aggregation=self_aggregation, mlp_ratio=mlp_ratio
         )
