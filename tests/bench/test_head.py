@@ -52,7 +52,7 @@ def test_times_are_split_without_overlap():
     }
 
 
-@pytest.mark.parametrize("variant", ["released", "paper", "mixed"])
+@pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
 def test_every_part_of_a_stage_is_watched(variant):
     model = create_model("lite", num_classes=3, pretrained=False, variant=variant)
     places = [place for place, _ in watched(model)]

@@ -25,7 +25,7 @@ def _head(**options):
     return pna.PNAHead(CHANNELS, 5, **options)
 
 
-@pytest.mark.parametrize("variant", ["released", "paper", "mixed"])
+@pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
 @pytest.mark.parametrize("residual", ["none", "add", "aggregate"])
 @pytest.mark.parametrize("self_aggregation", [True, False])
 def test_every_part_learns(variant, residual, self_aggregation):
@@ -90,17 +90,17 @@ def test_sam_is_only_on_the_shortcut():
     torch.testing.assert_close(before, after)
 
 
-@pytest.mark.parametrize(("variant", "reach"), [("released", 0), ("mixed", 1)])
-def test_the_mixed_stage_looks_one_cell_further(variant, reach):
+@pytest.mark.parametrize(("variant", "norms"), [("released", 1.0), ("prenorm", 10.0)])
+def test_what_is_classified_may_vary_in_size(variant, norms):
+    """A cell whose feature is ten times another's keeps that in the pre-norm stage alone."""
     torch.manual_seed(0)
-    stage = Stage(8, 5, width=32, window=1, self_aggregation=False, variant=variant)
-    feature, previous = torch.randn(1, 8, 6, 6), torch.randn(1, 5, 6, 6)
-    changed = previous.clone()
-    changed[..., 2, 3] += 1
-    differs = (stage(feature, changed) - stage(feature, previous)).abs().amax((0, 1)) > 1e-6
-    expected = torch.zeros(6, 6, dtype=torch.bool)
-    expected[2 - reach : 3 + reach, 3 - reach : 4 + reach] = True
-    assert torch.equal(differs, expected)
+    stage = Stage(
+        8, 5, width=32, window=1, self_aggregation=False, variant=variant, embedding_bias=False
+    )
+    f = torch.randn(32).expand(1, 1, 2, 32) * torch.tensor([100.0, 1000.0])[:, None]
+    fused = stage.fusion(f, torch.zeros(1, 1, 2, 32)).detach()
+    small, large = fused.norm(dim=-1).flatten()
+    assert float(large / small) == pytest.approx(norms, rel=0.02)
 
 
 def test_the_papers_stage_is_its_equations():
@@ -182,7 +182,7 @@ def test_default_widths_are_the_released_ones():
 
 
 @pytest.mark.parametrize("residual", ["none", "aggregate"])
-@pytest.mark.parametrize("variant", ["released", "paper", "mixed"])
+@pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
 def test_similarity_is_what_the_operator_gathers_with(residual, variant):
     """Values that are a one-hot map of cells come out as the weights themselves."""
     head = _head(residual=residual, variant=variant)
@@ -222,7 +222,7 @@ def test_similarity_is_what_the_operator_gathers_with(residual, variant):
         ({"widths": (32, 48, 64, 96)}, "multiples of 32"),
         ({"window": 4}, "odd windows"),
         ({"window": (3, 5)}, "one window for each of 4"),
-        ({"variant": "new"}, "variant to be one of released, paper, mixed"),
+        ({"variant": "new"}, "variant to be one of released, paper, prenorm"),
         ({"residual": "yes"}, "none, add, aggregate"),
         ({"upsample": "cubic"}, "bilinear, nearest"),
     ],

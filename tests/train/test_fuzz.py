@@ -40,7 +40,7 @@ networks = st.fixed_dictionaries(
         "widths": st.sampled_from([[32, 32, 32, 32], [32, 64, 32, 32], [32], [31, 32, 32, 32]]),
         "coarse_channels": st.sampled_from([1, 8]),
         "self_aggregation": st.booleans(),
-        "variant": st.sampled_from(["released", "paper", "mixed"]),
+        "variant": st.sampled_from(["released", "paper", "prenorm"]),
         "residual": st.sampled_from(["none", "add", "aggregate"]),
         "upsample": st.sampled_from(["nearest", "bilinear"]),
         "output_stride": st.sampled_from([None, 8, 16, 32]),

@@ -137,7 +137,7 @@ def create_model(
         window: Cells per side of the neighborhood.
         self_aggregation: Whether stages use SAM.
         upsample: How predictions are resized between stages.
-        variant: "released", "paper" or "mixed".
+        variant: "released", "paper" or "prenorm".
         residual: How logits are carried: "none", "add" or "aggregate".
         centre: Bias with which "aggregate" gathers a cell's own logits at the start.
         embedding_bias: Whether the stages' 1x1 embeddings have a bias.

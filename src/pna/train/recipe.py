@@ -46,8 +46,8 @@ class ModelOverrides(Section):
     """Side of the neighborhood, an odd number of cells."""
     self_aggregation: bool | None = None
     """Whether the stages carry the self-aggregation module (SAM)."""
-    variant: Literal["released", "paper", "mixed"] | None = None
-    """Which stage to build: the released code's, the paper's equations, or ours, "mixed"."""
+    variant: Literal["released", "paper", "prenorm"] | None = None
+    """Which stage to build: the released code's, the paper's equations, or ours, "prenorm"."""
     residual: Literal["none", "add", "aggregate"] | None = None
     """How a stage carries on the logits of the stage before."""
     centre: float | None = None

@@ -27,8 +27,8 @@ class PNAHead(StagedRefiner):
         window: Cells per side of the neighborhood, odd; one for all levels or one each.
         self_aggregation: Use the self-aggregation module (SAM) beside the neighborhood's (NAM).
         upsample: How a prediction is resized before the next stage embeds it.
-        variant: "released" (what the authors ran), "paper" (what the equations say) or "mixed" (the
-            released one, whose MLP has a 3x3 convolution, and no norm behind it).
+        variant: "released" (what the authors ran), "paper" (what the equations say) or "prenorm"
+            (the released one without its last norm, for logits that are carried).
         residual: How a stage carries the logits it was given: "none", "add" or "aggregate".
         embedding_bias: Whether the 1x1 embeddings have a bias; one for all levels or one each.
         mlp_ratio: Hidden channels of the feed-forward networks per channel.

@@ -46,19 +46,6 @@ class FeedForward(nn.Module):
         return out
 
 
-class MixFeedForward(FeedForward):
-    """Mix-FFN (SegFormer: Xie et al. 2021, equation 3): a depth-wise 3x3 convolution between."""
-
-    def __init__(self, width: int, ratio: float = 1.0) -> None:
-        super().__init__(width, ratio)
-        self.depthwise = depthwise(int(width * ratio), bias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, D) -> (B, H, W, D)."""
-        out: Tensor = self.reduce(F.gelu(convolve(self.depthwise, self.expand(x))))
-        return out
-
-
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Run a convolution over a channels-last map: (B, H, W, D) -> (B, H, W, D')."""
     out: Tensor = conv(x.permute(0, 3, 1, 2))

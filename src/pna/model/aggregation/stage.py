@@ -1,8 +1,8 @@
 """One refinement stage: features and the previous prediction in, a finer prediction out.
 
-Three variants, the released code's, the paper's equations, and one of ours, "mixed"; all embed the
-features `f` and the resized prediction `p` to one width, aggregate, and classify. Inside, maps are
-channels-last.
+Three variants, the released code's, the paper's equations, and one of ours, "prenorm"; all embed
+the features `f` and the resized prediction `p` to one width, aggregate, and classify. Inside, maps
+are channels-last.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from pna.model.aggregation.layers import FeedForward, MixFeedForward, Pointwise
+from pna.model.aggregation.layers import FeedForward, Pointwise
 from pna.model.aggregation.neighborhood import (
     LogitAggregation,
     NeighborhoodAggregation,
@@ -19,21 +19,22 @@ from pna.model.aggregation.neighborhood import (
 from pna.model.aggregation.self_aggregation import PaperSelfAggregation, SelfAggregation
 from pna.model.resize import ResizeMode, resize
 
-Variant = Literal["released", "paper", "mixed"]
+Variant = Literal["released", "paper", "prenorm"]
 Residual = Literal["none", "add", "aggregate"]
 
 
 class ReleasedFusion(nn.Module):
     """`x = SAM(f) + NAM(f, p); LN(x + MLP(LN(x)))`, as the authors released it.
 
-    Mixed, `x + MixFFN(LN(x))`: its MLP looks at the cells around, and no norm is behind it.
+    Without the last norm, `x + MLP(LN(x))`, what is classified may be as small as a correction of
+    carried logits should be: a norm makes it as large in every cell.
 
     Args:
         width: Channels D.
         window: Cells per side, odd.
         self_aggregation: Put SAM on the shortcut.
         mlp_ratio: Hidden channels of the MLP per channel.
-        mixed: Use Mix-FFN in place of the MLP and the last norm.
+        last_norm: Normalise the result.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class ReleasedFusion(nn.Module):
         *,
         self_aggregation: bool,
         mlp_ratio: float,
-        mixed: bool = False,
+        last_norm: bool = True,
     ) -> None:
         super().__init__()
         self.self_aggregation = SelfAggregation(width) if self_aggregation else None
         self.neighborhood = NeighborhoodAggregation(width, window)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = (MixFeedForward if mixed else FeedForward)(width, mlp_ratio)
-        self.norm_out = nn.Identity() if mixed else nn.LayerNorm(width)
+        self.mlp = FeedForward(width, mlp_ratio)
+        self.norm_out = nn.LayerNorm(width) if last_norm else nn.Identity()
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Fuse embedded features and prediction, each (B, H, W, D)."""
@@ -96,7 +97,7 @@ class Stage(nn.Module):
         window: Cells per side, odd.
         self_aggregation: Use SAM.
         upsample: How the previous prediction is resized before it is embedded.
-        variant: "released", "paper" or "mixed".
+        variant: "released", "paper" or "prenorm".
         residual: How the previous logits are carried: "none" (they are not), "add" (resized and
             added), "aggregate" (resized, then gathered by `LogitAggregation`, and added).
         embedding_bias: Whether the two embeddings have a bias.
@@ -125,7 +126,8 @@ class Stage(nn.Module):
         is_paper = variant == "paper"
         self.embed_feature = _embedding(in_channels, width, bias=embedding_bias, norm=is_paper)
         self.embed_prediction = _embedding(num_classes, width, bias=embedding_bias, norm=is_paper)
-        fusion = PaperFusion if is_paper else partial(ReleasedFusion, mixed=variant == "mixed")
+        last_norm = variant == "released"
+        fusion = PaperFusion if is_paper else partial(ReleasedFusion, last_norm=last_norm)
         self.fusion: nn.Module = fusion(
             width, window, self_aggregation=self_aggregation, mlp_ratio=mlp_ratio
         )

@@ -191,7 +191,7 @@ def cascade(
         widths: Channels of the stages, fine to coarse; 96, 192, 384, ... by default.
         window: Cells per side of the neighborhood.
         self_aggregation: Whether stages use SAM.
-        variant: "released", "paper" or "mixed".
+        variant: "released", "paper" or "prenorm".
         residual: How logits are carried; with "none" a cascade starts from nothing.
         centre: Bias at the start with which "aggregate" gathers a cell's own logits: at 8 and 9x9
             cells it keeps 97 % of them, at 10 99.6 %, at 5 (what presets have, whose networks are
