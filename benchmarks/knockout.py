@@ -8,8 +8,6 @@ name is replaced and others stay. Nothing is trained anew: this says what a netw
 on, not what it could have learnt without.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -17,18 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from trained import record
 
 import pna
-from pna.bench.machine import describe
 from pna.evaluate import evaluate
 from pna.model.aggregation.stage import Stage
 from pna.model.segmenter import BaseSegmenter
 from pna.predict import default_device
 from pna.train import load_recipe
 from pna.train.assemble import create_split
-from pna.writing import replace_text
-
-RESULTS = Path(__file__).parent / "results"
 
 Substitute = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -67,7 +62,7 @@ def put_out(model: BaseSegmenter, name: str) -> bool:
     return bool(parts)
 
 
-def score(run: Path, overrides: list[str]) -> dict[str, dict[str, list[float]]]:
+def score(run: Path, overrides: list[str]) -> dict[str, Any]:
     """MIoU and boundary IoU of every output in per cent, by what was put out of action.
 
     Args:
@@ -75,7 +70,7 @@ def score(run: Path, overrides: list[str]) -> dict[str, dict[str, list[float]]]:
         overrides: Changes to its recipe, as `section.key=value`.
     """
     dataset = create_split(load_recipe(run / "recipe.yaml", overrides).data, "val")
-    found = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for name in ("whole", *PARTS):
         model = pna.load(run / "model")
         if name != "whole" and not put_out(model, name):
@@ -86,7 +81,7 @@ def score(run: Path, overrides: list[str]) -> dict[str, dict[str, list[float]]]:
             metric: [round(100 * stage[metric], 2) for stage in stages]
             for metric in ("miou", "boundary_miou")
         }
-    return found
+    return {"scores": found}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -107,20 +102,5 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Score the runs that are named, and write the table of all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--set", action="append", default=[], help="change a recipe's setting")
-    arguments = parser.parse_args()
-    file = RESULTS / "knockout.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for run in arguments.runs:
-        scores = score(run, arguments.set)
-        results[run.name] = {"scores": scores, "machine": describe(default_device())}
-        replace_text(file, json.dumps(results, indent=1) + "\n")
-        replace_text(RESULTS / "knockout.md", table(results))
-
-
 if __name__ == "__main__":
-    main()
+    record("knockout", __doc__.splitlines()[0], score, table)

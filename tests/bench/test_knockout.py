@@ -6,6 +6,7 @@ import knockout
 import pytest
 import torch
 from torch import nn
+from trained import RESULTS
 
 import pna
 from pna.model.resize import resize
@@ -62,6 +63,6 @@ def test_the_table_says_the_last_output_of_every_run():
 
 
 def test_the_kept_table_is_what_the_kept_scores_make():
-    results = json.loads((knockout.RESULTS / "knockout.json").read_text(encoding="utf-8"))
-    kept = (knockout.RESULTS / "knockout.md").read_text(encoding="utf-8")
+    results = json.loads((RESULTS / "knockout.json").read_text(encoding="utf-8"))
+    kept = (RESULTS / "knockout.md").read_text(encoding="utf-8")
     assert knockout.table(results) == kept

@@ -34,7 +34,7 @@ class ReleasedFusion(nn.Module):
         window: Cells per side, odd.
         self_aggregation: Put SAM on the shortcut.
         mlp_ratio: Hidden channels of the MLP per channel.
-        last_norm: Normalise the result.
+        last_norm: Normalise what comes out.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ReleasedFusion(nn.Module):
         *,
         self_aggregation: bool,
         mlp_ratio: float,
-        last_norm: bool = True,
+        last_norm: bool,
     ) -> None:
         super().__init__()
         self.self_aggregation = SelfAggregation(width) if self_aggregation else None

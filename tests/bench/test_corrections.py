@@ -1,0 +1,42 @@
+"""Sizes of the stages' corrections, as `benchmarks/corrections.py` takes them."""
+
+import json
+
+import corrections
+import pytest
+import torch
+from torch import nn
+from trained import RESULTS
+
+from pna.model.aggregation.stage import Stage
+
+
+def test_sizes_are_of_cells_and_without_what_all_classes_share():
+    stage = Stage(8, 3, width=32, window=3, variant="prenorm").eval()
+    stage.fusion = Passing()
+    nn.init.zeros_(stage.classifier.weight)
+    stage.classifier.bias.data = torch.tensor([7.0, 8.0, 9.0])
+    read, added = [], []
+    corrections.watch(stage, read, added)
+    with torch.no_grad():
+        stage(torch.randn(2, 8, 4, 5), torch.randn(2, 3, 2, 3))
+    assert read[0].tolist() == pytest.approx(40 * [2 * 32**0.5])
+    assert added[0].tolist() == pytest.approx(40 * [2**0.5])
+
+
+class Passing(nn.Module):
+    """Twos in place of a stage's features."""
+
+    def forward(self, f, p):
+        return torch.full_like(f, 2)
+
+
+def test_quantiles():
+    assert corrections.quantiles(torch.arange(101.0).flip(0)) == [5.0, 50.0, 95.0]
+    assert corrections.quantiles(torch.tensor([3.0])) == [3.0, 3.0, 3.0]
+
+
+def test_the_kept_table_is_what_the_kept_sizes_make():
+    results = json.loads((RESULTS / "corrections.json").read_text(encoding="utf-8"))
+    kept = (RESULTS / "corrections.md").read_text(encoding="utf-8")
+    assert corrections.table(results) == kept
