@@ -2,23 +2,36 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+# One process a core, one thread a process: threads that share a core only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all check bench docs clean
+.PHONY: demo test test-all test-minimum check bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pna demo -o out/demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not cuda" --durations=10
+	$(PYTEST) -m "not slow and not cuda" --durations=10
 
 test-all: $(VENV)/.dev
-	$(BIN)/pytest --durations=20
+	$(PYTEST) --durations=20
+
+# The lowest versions that pyproject.toml admits, in an environment of their own; the tests that
+# need no other library. Old releases warn of their own dependencies, so warnings are no errors here.
+test-minimum: $(VENV)-minimum/.dev
+	OMP_NUM_THREADS=1 $(VENV)-minimum/bin/pytest -q -n $(WORKERS) -o filterwarnings=default \
+		-m "not slow and not cuda and not triton" tests/ops tests/labels tests/data tests/metrics \
+		tests/model/test_*.py tests/model/cascade/test_levels.py tests/refine tests/inference \
+		tests/draw tests/evaluate tests/train/test_losses.py tests/train/test_recipe.py \
+		tests/train/test_loop.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -q --doctest-modules src/pna
 	$(MAKE) docs
 
 bench: $(VENV)/.dev
@@ -29,7 +42,7 @@ docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -W --keep-going -q -b doctest docs docs/_build/doctest
 
 clean:
-	rm -rf $(VENV) build dist out docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-minimum build dist out docs/_build docs/_generated .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .import_linter_cache .hypothesis
 
 $(VENV)/.venv:
@@ -44,3 +57,10 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)-minimum/.dev: pyproject.toml .ci/minimum.py
+	$(PYTHON) -m venv $(VENV)-minimum
+	$(PYTHON) .ci/minimum.py > $(VENV)-minimum/constraints.txt
+	$(VENV)-minimum/bin/python -m pip install -q -c $(VENV)-minimum/constraints.txt \
+		-e '.[train,mat,weights]' pytest pytest-timeout pytest-xdist hypothesis torchmetrics
+	touch $@

@@ -1,4 +1,4 @@
-"""Turns a finished training run into a bundled model: `python benchmarks/bundle.py RUN NAME`.
+"""Turn a finished training run into a bundled model: `python benchmarks/bundle.py RUN NAME`.
 
 Writes half-precision weights (norm statistics stay in float32), configuration, recipe, log and the
 scores of the run's own evaluation to `src/pna/bundled/models/NAME`; its README is written by hand.

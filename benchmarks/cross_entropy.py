@@ -1,10 +1,10 @@
-"""Cross-entropy of channels-last logits, forward and backward, by the axis of the softmax.
+"""Time of cross-entropy of channels-last logits, forward and backward, by the axis of the softmax.
 
     python benchmarks/cross_entropy.py [--classes 2 11 ...] [--size 8 256 320] [--rounds 9]
 
-Pixels as the rows of a matrix, softmax over the last axis, against maps, softmax over the second,
-in turns. `pna.train.losses` takes rows from 16 classes on, and maps below. Writes
-`results/cross_entropy.json` and `.md`; on one thread, as a share of the cores would compute.
+"rows": logits as a matrix of pixels, softmax over the last axis; "maps": logits (B, K, H, W),
+softmax over the second axis. `pna.train.losses` uses rows from 16 classes on. Writes
+`results/cross_entropy.json` and `.md`, measured on one thread.
 """
 
 import argparse
@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pna.bench.clock import Call, interleave, use_threads
-from pna.bench.machine import describe, sentence
-from pna.bench.report import Table, rounded, with_spread
-from pna.bench.stats import ratios, spread
+from pna.files import write_text_atomically
+from pna.lab.machine import describe, sentence
+from pna.lab.measure.timing import Call, interleave, quartiles, ratios, use_threads
+from pna.lab.report import Table, rounded, with_quartiles
 from pna.labels import IGNORE_INDEX
-from pna.train.heap import keep_freed_memory
-from pna.writing import replace_text
+from pna.train.malloc import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,7 +56,7 @@ def calls(num_classes: int, size: tuple[int, int, int]) -> dict[str, Call]:
 def measure(num_classes: int, size: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     """Milliseconds of both in every round, and the ratio of rows to maps."""
     times = interleave(calls(num_classes, size), rounds=rounds, device="cpu")
-    ratio = spread(ratios(times["rows"], times["maps"]))
+    ratio = quartiles(ratios(times["rows"], times["maps"]))
     return {
         "classes": num_classes,
         "ratio": rounded(ratio),
@@ -69,9 +68,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """Medians and quartiles."""
     cells = []
     for row in rows:
-        ratio = spread(ratios(row["rows"], row["maps"]))
-        times = (with_spread(spread(row[name])) for name in ("rows", "maps"))
-        cells.append((str(row["classes"]), *times, with_spread(ratio)))
+        ratio = quartiles(ratios(row["rows"], row["maps"]))
+        times = (with_quartiles(quartiles(row[name])) for name in ("rows", "maps"))
+        cells.append((str(row["classes"]), *times, with_quartiles(ratio)))
     return Table("Milliseconds", ("classes", "rows", "maps", "rows / maps"), cells)
 
 
@@ -92,10 +91,10 @@ def main() -> None:
         f"--size {' '.join(map(str, args.size))} --rounds {args.rounds}"
     )
     result = {"command": command, "machine": machine, "rows": rows}
-    replace_text(RESULTS / "cross_entropy.json", json.dumps(result, indent=1) + "\n")
+    write_text_atomically(RESULTS / "cross_entropy.json", json.dumps(result, indent=1) + "\n")
     page = [f"`{command}`", sentence(machine), f"Logits {size} (B, H, W), channels-last, float32."]
     page.append(table(rows).markdown())
-    replace_text(RESULTS / "cross_entropy.md", "\n\n".join(page) + "\n")
+    write_text_atomically(RESULTS / "cross_entropy.md", "\n\n".join(page) + "\n")
     print("\n\n".join(page))
 
 

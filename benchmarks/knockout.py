@@ -1,11 +1,11 @@
-"""What a trained network's parts do: its scores when one of them is put out of action.
+"""Scores of a trained network with one of its parts knocked out.
 
     python benchmarks/knockout.py RUN [RUN ...] [--set data.root=PATH]
 
 scores the model of each run folder on its validation split, whole and without one kind of part in
-all stages, and writes `results/knockout.json` and `knockout.md` there, in which a run of the same
-name is replaced and others stay. Nothing is trained anew: this says what a network has come to rely
-on, not what it could have learnt without.
+all stages, and writes `results/knockout.json` and `knockout.md`; a run of the same name is
+replaced. Nothing is trained again: the scores show which parts the trained network relies on, not
+how well it could have learned without them.
 """
 
 from collections.abc import Callable
@@ -19,27 +19,27 @@ from trained import record
 
 import pna
 from pna.evaluate import evaluate
-from pna.model.aggregation.stage import Stage
+from pna.inference.devices import default_device
+from pna.model.pna.stage import Stage
 from pna.model.segmenter import BaseSegmenter
-from pna.predict import default_device
 from pna.train import load_recipe
-from pna.train.assemble import create_split
+from pna.train.build import create_split
 
 Substitute = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
 def nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Zeros in place of what a part returns."""
+    """Return zeros instead of the part's output."""
     return torch.zeros_like(output)
 
 
 def first_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A part returns what it was given."""
+    """Return the part's input."""
     return inputs[0]
 
 
 def second_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """The same, of two."""
+    """Return the second of the part's inputs."""
     return inputs[1]
 
 
@@ -49,11 +49,11 @@ PARTS: dict[str, tuple[str, Substitute]] = {
     "logits not gathered": ("carry", second_input),
     "no corrections, gathered logits alone": ("classifier", nothing),
 }
-"""What is done, by name: to which part of a stage, and what stands in for what it returns."""
+"""By name: the part of a stage, and the function whose result replaces its output."""
 
 
-def put_out(model: BaseSegmenter, name: str) -> bool:
-    """Put a part out of action in all stages; False if the model has no such part."""
+def knock_out(model: BaseSegmenter, name: str) -> bool:
+    """Knock a part out in all stages; False if the model has no such part."""
     path, substitute = PARTS[name]
     stages = [module for module in model.modules() if isinstance(module, Stage)]
     parts = [part for part in map(attrgetter(path), stages) if part is not None]
@@ -63,34 +63,34 @@ def put_out(model: BaseSegmenter, name: str) -> bool:
 
 
 def score(run: Path, overrides: list[str]) -> dict[str, Any]:
-    """MIoU and boundary IoU of every output in per cent, by what was put out of action.
+    """MIoU and boundary IoU of every output in per cent, by the part that is knocked out.
 
     Args:
-        run: A run folder with an exported model.
+        run: A run folder with a saved model.
         overrides: Changes to its recipe, as `section.key=value`.
     """
     dataset = create_split(load_recipe(run / "recipe.yaml", overrides).data, "val")
-    found: dict[str, dict[str, list[float]]] = {}
+    by_part: dict[str, dict[str, list[float]]] = {}
     for name in ("whole", *PARTS):
         model = pna.load(run / "model")
-        if name != "whole" and not put_out(model, name):
+        if name != "whole" and not knock_out(model, name):
             continue
         report = evaluate(model, dataset, model_name=name, device=default_device())
         stages = [scores.to_dict() for scores in report.stages.values()]
-        found[name] = {
+        by_part[name] = {
             metric: [round(100 * stage[metric], 2) for stage in stages]
             for metric in ("miou", "boundary_miou")
         }
-    return {"scores": found}
+    return {"scores": by_part}
 
 
 def table(results: dict[str, Any]) -> str:
     """The page in Markdown."""
     lines = [
-        "# Parts put out of action",
+        "# Parts knocked out",
         "",
         "Made by `python benchmarks/knockout.py RUN ...`; machines are in `knockout.json`.",
-        "Scores of the last output in per cent, on all validation pictures.",
+        "Scores of the last output in per cent, on all validation images.",
         "",
         "| run | | mIoU | boundary IoU |",
         "|---|---|---|---|",

@@ -1,98 +1,91 @@
-"""Keeps what finished training runs found, without their weights.
+"""Keep the results of training runs, without their weights, in `results/training.{jsonl,md}`.
 
-    python benchmarks/runs.py RUNS                   # to results/runs/NAME
-    python benchmarks/runs.py RUNS --into camvid-lite    # to results/camvid-lite/NAME
+    python benchmarks/runs.py RUN [RUN ...]        # keep finished runs
+    python benchmarks/runs.py --recipe NAME        # print the recipe of a kept one as YAML
+    pna train recipe.yaml -o RUN --set data.root=PATH      # and make it again
 
-Copies recipe, log and scores of every finished run in the folder RUNS that isn't kept yet, with a
-note of this machine. Of `results/runs` it writes a table, `results/training.md`: mIoU and boundary
-IoU of every stage on the whole validation (or test) split, the last weights of each run. Any other
-folder is a comparison's; `pna compare NAME -o results/NAME --report-only` writes its tables.
+A line of `training.jsonl` has the run's name, resolved recipe, machine, hours, losses, and scores
+on the whole validation (or test) split with the last weights; a run of the same name is replaced.
+The runs of a comparison are kept by `pna compare` itself.
 """
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from pna.bench.machine import describe
-from pna.predict import default_device
-from pna.train import Recipe, dump_recipe, load_recipe
+from pna.files import write_text_atomically
+from pna.inference.devices import default_device
+from pna.lab.baselines import PRESETS
+from pna.lab.compare.runs import SCORES, read_records
+from pna.lab.compare.scores import read_losses, summarize
+from pna.lab.machine import describe
+from pna.train import Recipe, dump_recipe, load_recipe, parse_recipe
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("log.jsonl", "evaluation/scores.json", "behind.txt")
 
 
 def portable_recipe(run: Path) -> Recipe:
-    """The run's recipe, without the place where the data lay on this machine."""
-    name = load_recipe(run / "recipe.yaml").data.name
-    return load_recipe(run / "recipe.yaml", [f"data.root=data/{name}"])
+    """A run's recipe, without the path of its data on this machine."""
+    name = load_recipe(run / "recipe.yaml", presets=PRESETS).data.name
+    return load_recipe(run / "recipe.yaml", [f"data.root=data/{name}"], presets=PRESETS)
 
 
-def keep(run: Path, folder: Path) -> None:
-    """Copy what a run found to a folder, unless it is there."""
-    if is_kept(run, folder):
-        return
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(dump_recipe(portable_recipe(run)), encoding="utf-8")
-    for name in KEPT:
-        if (run / name).is_file():
-            shutil.copy(run / name, folder / name)
-    (folder / "machine.json").write_text(json.dumps(describe(default_device()), indent=2) + "\n")
+def record(run: Path) -> dict[str, Any]:
+    """The line of a finished run."""
+    log = [json.loads(line) for line in (run / "log.jsonl").open(encoding="utf-8")]
+    return {
+        "run": run.name,
+        "hours": round(sum(row.get("seconds", 0) for row in log) / 3600, 2),
+        "recipe": portable_recipe(run).model_dump(mode="json"),
+        "machine": describe(default_device()),
+        "scores": summarize(json.loads((run / SCORES).read_text(encoding="utf-8"))),
+        "losses": read_losses(run / "log.jsonl"),
+    }
 
 
-def is_kept(run: Path, folder: Path) -> bool:
-    """Whether a folder has the scores of this very run, which don't repeat to the last digit."""
-    kept, scores = folder / "evaluation/scores.json", run / "evaluation/scores.json"
-    return kept.is_file() and kept.read_bytes() == scores.read_bytes()
-
-
-def row(folder: Path) -> str:
-    """One line of the table."""
-    recipe = load_recipe(folder / "recipe.yaml")
-    stages: dict[str, dict[str, Any]] = json.loads(
-        (folder / "evaluation" / "scores.json").read_text(encoding="utf-8")
-    )["stages"]
-    scores = [
-        " ".join(f"{100 * stage[key]:.1f}" for stage in stages.values())
-        for key in ("miou", "boundary_miou")
-    ]
-    steps, run = recipe.schedule.steps, recipe.run
-    seconds = sum(
-        json.loads(line).get("seconds", 0) for line in (folder / "log.jsonl").open(encoding="utf-8")
-    )
-    cells = [folder.name, recipe.data.name, steps, run.batch_size, run.seed, *scores]
-    return "| " + " | ".join(map(str, [*cells, f"{seconds / 3600:.1f}"])) + " |"
-
-
-def write_table(folder: Path) -> None:
-    """The table of all runs that are kept in a folder."""
+def table(records: dict[str, dict[str, Any]]) -> str:
+    """The page in Markdown."""
     lines = [
         "# Training runs",
         "",
-        "Made by `python benchmarks/runs.py RUNS`; recipes, logs and machines are in `runs/`.",
-        "Scores in per cent, P0 to Pn from left to right.",
+        "Made by `python benchmarks/runs.py RUN ...`; recipe, machine, losses and scores of each",
+        "run are in `training.jsonl`. Scores in per cent, P0 to Pn from left to right.",
         "",
         "| run | data | steps | batch | seed | mIoU | boundary IoU | hours |",
         "|---|---|---|---|---|---|---|---|",
-        *map(row, sorted(path for path in folder.iterdir() if path.is_dir())),
     ]
-    (RESULTS / "training.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    for name, kept in records.items():
+        recipe, stages = kept["recipe"], kept["scores"]["stages"].values()
+        scores = [
+            " ".join(f"{100 * stage[metric]:.1f}" for stage in stages)
+            for metric in ("miou", "boundary_miou")
+        ]
+        cells = [name, recipe["data"]["name"], recipe["schedule"]["steps"]]
+        cells += [recipe["run"]["batch_size"], recipe["run"]["seed"], *scores, kept["hours"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Keep the finished runs; write the table, if it is one of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="folder of run folders")
-    parser.add_argument("--into", default="runs", help="folder in benchmarks/results")
+    """Keep runs, or print a recipe."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
+    parser.add_argument("--recipe", metavar="NAME", help="print the recipe of a kept run")
     args = parser.parse_args()
-    folder = RESULTS / args.into
-    for scores in sorted(args.runs.glob("*/evaluation/scores.json")):
-        run = scores.parent.parent
-        keep(run, folder / run.name)
-    if args.into == "runs":
-        write_table(folder)
+    file = RESULTS / "training.jsonl"
+    records = read_records(file)
+    if args.recipe is not None:
+        print(dump_recipe(parse_recipe(records[args.recipe]["recipe"], presets=PRESETS)), end="")
+        return
+    records |= {run.name: record(run) for run in args.runs}
+    records = dict(sorted(records.items()))
+    lines = "".join(json.dumps(kept) + "\n" for kept in records.values())
+    write_text_atomically(file, lines)
+    write_text_atomically(RESULTS / "training.md", table(records))
+    print(table(records), end="")
 
 
 if __name__ == "__main__":

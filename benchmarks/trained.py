@@ -1,4 +1,4 @@
-"""What the benchmarks of trained runs share: their command line, and results of all runs so far."""
+"""Shared by the benchmarks of trained runs: their command line, and the results of all runs."""
 
 import argparse
 import json
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pna.bench.machine import describe
-from pna.predict import default_device
-from pna.writing import replace_text
+from pna.files import write_text_atomically
+from pna.inference.devices import default_device
+from pna.lab.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,14 +19,14 @@ def record(
     measure: Callable[[Path, list[str]], dict[str, Any]],
     table: Callable[[dict[str, Any]], str],
 ) -> None:
-    """Measure the runs that the command line names, and write the table of all.
+    """Measure the runs of the command line, and write the table of all runs so far.
 
     Args:
-        name: What the two files in `RESULTS` are called, one in JSON and one in Markdown.
-        title: What the command does, for its help.
-        measure: From a run folder with an exported model, and changes to its recipe as
-            `section.key=value`, to what is kept of it beside the machine.
-        table: From all that is kept, by the runs' names, to the page in Markdown.
+        name: Name of the two files in `RESULTS`, one in JSON and one in Markdown.
+        title: One line about the command, for its help.
+        measure: Takes a run folder with a saved model, and changes to its recipe as
+            `section.key=value`; returns the results.
+        table: Takes the results of all runs by name; returns the page in Markdown.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
@@ -36,5 +36,5 @@ def record(
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for run in arguments.runs:
         results[run.name] = {**measure(run, arguments.set), "machine": describe(default_device())}
-        replace_text(file, json.dumps(results, indent=1) + "\n")
-        replace_text(file.with_suffix(".md"), table(results))
+        write_text_atomically(file, json.dumps(results, indent=1) + "\n")
+        write_text_atomically(file.with_suffix(".md"), table(results))

@@ -8,9 +8,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real pictures: `$PNA_SHARED/data`, or `shared/data` beside the checkout."""
+    """The folder of real images: `$PNA_SHARED/data`, or `shared/data` beside the checkout."""
     beside = Path(__file__).parents[2] / "shared"
     data = Path(os.environ.get("PNA_SHARED", beside)) / "data"
     if not data.is_dir():
-        pytest.skip(f"no real pictures: {data} is no folder; set PNA_SHARED to the one above it")
+        pytest.skip(f"no real images: {data} is no folder; set PNA_SHARED to the one above it")
     return data

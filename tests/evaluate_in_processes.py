@@ -1,4 +1,4 @@
-"""One of several processes that evaluate together; writes what it was told to a file."""
+"""One of several processes that evaluate together; writes its reports to a file."""
 
 import json
 import sys
@@ -6,39 +6,35 @@ from pathlib import Path
 
 import torch.distributed
 
-from greys import GREYS, Greys
+from gray_dataset import GRAYS, Grays
 from pna.data import DataError
 from pna.evaluate import evaluate
 from pna.evaluate.shares import Share, exchange
-from pna.predict import stage_labels
+from pna.inference.segment import stage_labels
 from tiny_segmenter import by_brightness
 
 
-def report(num_pictures, rank, world_size):
-    dataset = Greys(num_pictures=num_pictures, bad=(1,))
-    model = by_brightness(GREYS)
-    return evaluate(
-        model, dataset, skip_bad=True, progress=False, rank=rank, world_size=world_size
-    ).to_dict()
+def report(num_images):
+    dataset = Grays(num_images=num_images, bad=(1,))
+    model = by_brightness(GRAYS)
+    return evaluate(model, dataset, skip_bad=True, progress=False).to_dict()
 
 
-def error(rank, world_size):
-    """Every process is told of the picture that one of them could not read."""
+def error():
+    """Every process is told of the image that one of them could not read."""
     try:
-        evaluate(
-            by_brightness(GREYS), Greys(bad=(1,)), progress=False, rank=rank, world_size=world_size
-        )
+        evaluate(by_brightness(GRAYS), Grays(bad=(1,)), progress=False)
     except DataError as problem:
         return str(problem)
     return None
 
 
 def confusion(rank, world_size):
-    share, model, dataset = Share(GREYS, 3), by_brightness(GREYS).eval(), Greys()
+    share, model, dataset = Share(GRAYS, 3), by_brightness(GRAYS).eval(), Grays()
     for index in range(rank, len(dataset), world_size):
-        sample = dataset.load(index)
-        prediction = stage_labels(model, sample.picture[None]).stages[0][0]
-        share.update("P0", prediction, sample.labels)
+        sample = dataset[index]
+        prediction = stage_labels(model, sample.image[None]).stages[0][0]
+        share.update(sample.labels, {"P0": prediction})
     return exchange(share, world_size).counts["P0"].confusion.tolist()
 
 
@@ -49,8 +45,8 @@ if __name__ == "__main__":
     torch.distributed.init_process_group(
         "gloo", init_method=place, rank=rank, world_size=world_size
     )
-    found = {f"report of {n}": report(n, rank, world_size) for n in (2, 7)}
-    found["error"] = error(rank, world_size)
+    found = {f"report of {n}": report(n) for n in (1, 7)}
+    found["error"] = error()
     found["confusion"] = confusion(rank, world_size)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

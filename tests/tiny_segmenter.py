@@ -1,48 +1,56 @@
-"""The smallest model with a segmenter's interface: proof that nothing else is relied on."""
+"""The smallest segmenter: classes by color, so that the right answer is known."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pna.labels import generic
-from pna.model.segmenter import SegmenterOutput, StageSimilarity
+from pna.model.refiner import Refiner
+from pna.model.segmenter import BaseSegmenter, RefinerInput, StageSimilarity
 
 
-class TinySegmenter(nn.Module):
-    """Classifies each pixel by its colour; coarse at stride 4, refined at strides 2 and 1."""
+class TinyRefiner(Refiner):
+    """Predictions from images pooled by 2 and by 1."""
+
+    num_stages = 2
+
+    def __init__(self, classify):
+        super().__init__()
+        self.classify = classify
+
+    def forward(self, features, coarse, *, images=None):
+        return [self.classify(feature) for feature in reversed(features)]
+
+
+class TinySegmenter(BaseSegmenter):
+    """Classifies each pixel by its color; coarse at stride 4, refined at strides 2 and 1."""
+
+    strides = (1, 2)
+    divisor = 4
+    origin = "colors"
 
     def __init__(self, labels=None, num_stages=2):
-        super().__init__()
-        self.labels = generic(3) if labels is None else labels
-        self.num_classes = self.labels.num_classes
-        self.num_stages = num_stages
+        super().__init__(generic(3) if labels is None else labels, mean=[0] * 3, std=[1] * 3)
+        self.config = None
         self.classify = nn.Conv2d(3, self.num_classes, 1)
         self.drop = nn.Dropout(0.5)  # forgetting evaluation mode changes what comes out
+        # A function, not a module: the weights belong to the segmenter.
+        self.refiner = TinyRefiner(lambda x: self.drop(self.classify(x))) if num_stages else None
 
-    def _at_stride(self, pictures, stride):
-        pooled = F.avg_pool2d(pictures, stride, ceil_mode=True, count_include_pad=False)
-        return self.drop(self.classify(pooled))
+    def encoder_parameters(self):
+        return frozenset()
 
-    def forward(self, pictures, *, stages=False):
-        coarse = self._at_stride(pictures, 4)
-        refined = [self._at_stride(pictures, stride) for stride in (2, 1)[: self.num_stages]]
-        logits = self.upsample([coarse, *refined][-1], pictures.shape[-2:])
-        return SegmenterOutput(logits, coarse, refined if stages or self.training else [], {})
+    def encode(self, images):
+        features = [F.avg_pool2d(images, stride) for stride in self.strides]
+        return RefinerInput(features, self.drop(self.classify(F.avg_pool2d(images, 4))), {})
 
-    def upsample(self, logits, size):
-        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-    def similarity(self, pictures, *, point):
-        x, y = point
-        found = []
-        for stage, stride in enumerate((2, 1)[: self.num_stages], start=1):
-            rows, cols = (-(-side // stride) for side in pictures.shape[-2:])
+    def similarity(self, images, point):
+        (x, y), found = point, []
+        for stage, stride in enumerate(reversed(self.strides[: self.num_stages]), start=1):
+            rows, cols = (-(-side // stride) for side in images.shape[-2:])
             weights = torch.full((2, rows, cols), 1 / (rows * cols))
-            found.append(
-                StageSimilarity(
-                    stage, stride, y // stride, x // stride, (0, rows), (0, cols), weights
-                )
-            )
+            query = y // stride, x // stride
+            found.append(StageSimilarity(stage, stride, *query, (0, rows), (0, cols), weights))
         return found
 
 

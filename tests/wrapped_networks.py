@@ -23,7 +23,7 @@ class Case(NamedTuple):
         strides: Of the features.
         coarse_from: Where P0 is taken.
         coarse_stride: Its stride.
-        divisor: What pictures are padded to.
+        divisor: What images are padded to.
         options: Further arguments for `pna.cascade`.
         is_huge: Takes seconds rather than tenths.
     """
@@ -54,13 +54,13 @@ class Plain(nn.Module):
         conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
         return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x4 = self.down1(self.stem(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        x4 = self.down1(self.stem(images))
         x8 = self.down2(x4)
         x16 = self.down3(x8)
         x = self.up(torch.cat([F.interpolate(x16, scale_factor=2.0), x8], 1)).relu()
         logits = self.classify(x)
-        return F.interpolate(logits, pictures.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class OnTimm(nn.Module):
@@ -72,13 +72,13 @@ class OnTimm(nn.Module):
         self.head = nn.Conv2d(self.body.feature_info.channels()[-1], K, 1)
         self.is_channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        last = self.body(pictures)[-1]
+    def forward(self, images: Tensor) -> Tensor:
+        last = self.body(images)[-1]
         return self.head(last.permute(0, 3, 1, 2) if self.is_channels_last else last)
 
 
 def semantic_map(output: Any) -> Tensor:
-    """Mask2Former's scores of the classes: its masks, weighted by what its queries say."""
+    """Mask2Former's scores of the classes: its masks, weighted by the scores of its queries."""
     classes = output.class_queries_logits.softmax(-1)[..., :-1]  # the last is "no object"
     return torch.einsum("bqc,bqhw->bchw", classes, output.masks_queries_logits.sigmoid())
 
@@ -150,7 +150,12 @@ _PYRAMID = (4, 8, 16, 32)
 
 CASES = {
     "fcn_resnet50": Case(
-        _torchvision("fcn_resnet50", aux_loss=True), (4, 8, 8, 8), "classifier", 8, 8
+        _torchvision("fcn_resnet50", aux_loss=True),
+        (4, 8, 8, 8),
+        "classifier",
+        8,
+        8,
+        is_huge=True,
     ),
     "deeplabv3_resnet101": Case(
         _torchvision("deeplabv3_resnet101"), (4, 8, 8, 8), "classifier", 8, 8, is_huge=True

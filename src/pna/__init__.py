@@ -7,48 +7,72 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pna import ops
+    from pna import metrics, ops
+    from pna.errors import PnaError
+    from pna.inference.predictor import Prediction, Predictor
+    from pna.inference.tiling import TilingConfig
     from pna.labels import IGNORE_INDEX, LabelSpace
-    from pna.model import checkpoints
-    from pna.model.aggregation.head import PNAHead
+    from pna.model import loading as checkpoints
     from pna.model.cascade import Cascade, cascade
-    from pna.model.checkpoints import load
+    from pna.model.config import ModelOptions
+    from pna.model.loading import load
+    from pna.model.pna.config import PNAConfig
+    from pna.model.pna.head import PNAHead
     from pna.model.presets import create_model
     from pna.model.segmenter import Segmenter, SegmenterOutput
-    from pna.predict import Predictor
+    from pna.refine.dense_crf import dense_crf
+    from pna.train.losses import LossConfig, segmentation_loss
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "IGNORE_INDEX",
-    "Cascade",
-    "LabelSpace",
-    "PNAHead",
-    "Predictor",
-    "Segmenter",
-    "SegmenterOutput",
-    "cascade",
-    "checkpoints",
-    "create_model",
-    "load",
-    "ops",
-]
 
 _HOMES = {
     "Cascade": "pna.model.cascade",
     "IGNORE_INDEX": "pna.labels",
     "LabelSpace": "pna.labels",
-    "PNAHead": "pna.model.aggregation.head",
-    "Predictor": "pna.predict",
+    "LossConfig": "pna.train.losses",
+    "ModelOptions": "pna.model.config",
+    "PNAConfig": "pna.model.pna.config",
+    "PNAHead": "pna.model.pna.head",
+    "PnaError": "pna.errors",
+    "Prediction": "pna.inference.predictor",
+    "Predictor": "pna.inference.predictor",
     "Segmenter": "pna.model.segmenter",
     "SegmenterOutput": "pna.model.segmenter",
+    "TilingConfig": "pna.inference.tiling",
     "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
-    "load": "pna.model.checkpoints",
+    "dense_crf": "pna.refine.dense_crf",
+    "load": "pna.model.loading",
+    "segmentation_loss": "pna.train.losses",
 }
-_MODULES = {"checkpoints": "pna.model.checkpoints", "ops": "pna.ops"}
+_MODULES = {"checkpoints": "pna.model.loading", "metrics": "pna.metrics", "ops": "pna.ops"}
+
+__all__ = [
+    "IGNORE_INDEX",
+    "Cascade",
+    "LabelSpace",
+    "LossConfig",
+    "ModelOptions",
+    "PNAConfig",
+    "PNAHead",
+    "PnaError",
+    "Prediction",
+    "Predictor",
+    "Segmenter",
+    "SegmenterOutput",
+    "TilingConfig",
+    "cascade",
+    "checkpoints",
+    "create_model",
+    "dense_crf",
+    "load",
+    "metrics",
+    "ops",
+    "segmentation_loss",
+]
 
 
+# Names are imported when they are first read (PEP 562), so `import pna` stays quick.
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])

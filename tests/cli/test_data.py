@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from pna.data.synthetic import (
     write_trans10k,
     write_voc,
 )
-from pna.labels import generic
+from pna.labels import LabelSpace, generic
 
 WRITERS = {
     "voc2012": write_voc,
@@ -29,8 +30,9 @@ WRITERS = {
 SIZE = (24, 32)
 
 
-def check(*arguments):
-    return main(["data", "check", *map(str, arguments), "--workers", "0"])
+def check(name, root, *arguments):
+    words = ["--dataset", name, "--root", str(root), *map(str, arguments), "--workers", "0"]
+    return main(["data", "check", *words])
 
 
 @pytest.fixture
@@ -49,16 +51,16 @@ def test_every_data_set_can_be_checked(tmp_path, capsys, name):
     splits = chosen[1].split(",") if chosen else list(DATASETS[name].counts or ("train", "test"))
     assert sorted(file.stem for file in out.iterdir()) == sorted(splits)
     for split in splits:
-        assert f"  {split} " in printed.out
+        assert re.search(rf"^{split} ", printed.out, re.M)
         assert f"drew {out / split}.png" in printed.err
     for label in DATASETS[name](root).labels.classes:  # type: ignore[call-arg]
-        assert f"  {label} " in printed.out
+        assert re.search(rf"^{label} ", printed.out, re.M)
 
 
 def test_published_counts_are_compared(camvid, capsys):
     assert check("camvid", camvid, "--split", "train") == 1
     out = capsys.readouterr().out
-    assert "- train: expected 367 pictures with masks, as published; found 4" in out
+    assert "- train: expected 367 images with masks, as published; found 4" in out
 
 
 def test_a_split_that_is_not_there_is_a_problem(camvid, capsys):
@@ -90,7 +92,7 @@ def test_json_holds_everything(camvid, capsys):
 def test_a_contact_sheet_leaves_out_what_is_bad(camvid, tmp_path):
     CamVid(camvid).pairs[1].mask.write_bytes(b"nothing")
     for pair in CamVid(camvid, "val").pairs:
-        pair.picture.write_bytes(b"nothing")
+        pair.image.write_bytes(b"nothing")
     out = tmp_path / "new" / "sheets"
     assert check("camvid", camvid, "--subset", "--split", "train,val", "-o", out) == 1
     assert [file.name for file in out.iterdir()] == ["train.png"]
@@ -116,7 +118,7 @@ class TestFolder:
     def test_a_part_or_a_list(self, folder, labels, tmp_path, capsys):
         (tmp_path / "some.txt").write_text("10001\n10002\n")
         assert check("folder", folder, *labels, "--split-list", tmp_path / "some.txt") == 0
-        assert "  class_0 " in capsys.readouterr().out
+        assert "\nclass_0 " in capsys.readouterr().out
         number = []
         for part in (["--split-list", tmp_path / "some.txt"], ["--split", "train,val"]):
             assert check("folder", folder, *labels, *part, "--json") == 0
@@ -128,14 +130,26 @@ class TestFolder:
         assert check("folder", folder, *labels[:2]) == 1
         assert "has mode RGB: expected class indices" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("names", [("road [wet]", "car"), ("road", "car [/]"), ("[bold]", "é")])
+    def test_names_of_classes_are_data(self, tmp_path, names, capsys):
+        space = LabelSpace("own", names, ((0, 0, 0), (255, 0, 0)))
+        folder = write_folder(tmp_path / "own", space, size=SIZE)
+        (tmp_path / "labels.json").write_text(json.dumps(space.to_dict()))
+        assert check("folder", folder, "--labels", tmp_path / "labels.json") == 0
+        out = capsys.readouterr().out
+        assert all(f"\n{name} " in out for name in names)
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["voc", "."], "no data set 'voc': expected one of voc2012, city"),
-        (["folder", "."], "a folder needs --labels"),
+        (["folder", "."], "--dataset folder needs --labels"),
         (["folder", ".", "--labels", "gone.json"], "gone.json: expected the JSON file"),
-        (["camvid", ".", "--masks", "color"], "are for a folder; camvid knows its own"),
+        (
+            ["camvid", ".", "--masks", "color"],
+            "--masks is for --dataset folder; camvid has classes",
+        ),
         (["camvid", ".", "--split", "train,dev"], "no split 'dev': expected one of train, val"),
         (["camvid", ".", "--limit", "0"], "--limit must be 1 or more, got 0"),
         (["camvid", ".", "--show", "-1"], "--show must be 0 or more, got -1"),
@@ -143,7 +157,7 @@ class TestFolder:
 )
 def test_wrong_use(capsys, arguments, message):
     assert check(*arguments) == 2
-    assert message in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"pna data: {message}")
 
 
 def test_an_action_is_needed(capsys):

@@ -2,22 +2,23 @@ import argparse
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from pna.cli import main, segment
+from pna.errors import MissingFileError
+from pna.inference import predictor
 from pna.model.presets import create_model
 from tiny_segmenter import by_brightness
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with three pictures (one of another suffix), a text file and a folder inside."""
+    """A folder with three images (one of another suffix), a text file and a folder inside."""
     folder = tmp_path / "photos"
     (folder / "inside").mkdir(parents=True)
     for name in ("b.png", "a.jpg", "c.TIF", "inside/d.png"):
-        write_picture(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+        write_image(folder / name)
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -28,18 +29,16 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(segment, "load_model", lambda args: model)
 
     def run_on(*arguments, out=tmp_path / "out"):
-        parser = argparse.ArgumentParser()
-        segment.add_arguments(parser)
         words = [*map(str, arguments), "-o", str(out), "--device", "cpu"]
-        return segment.run(parser.parse_args(words))
+        return main(["segment", *words])
 
     return run_on
 
 
-def write_picture(path, size=(12, 16)):
-    picture = np.zeros((*size, 3), dtype=np.uint8)
-    picture[:, size[1] // 2 :] = 255
-    Image.fromarray(picture).save(path)
+def write_image(path, size=(12, 16)):
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    image[:, size[1] // 2 :] = 255
+    Image.fromarray(image).save(path)
 
 
 def names(folder):
@@ -47,10 +46,10 @@ def names(folder):
 
 
 class TestRun:
-    def test_views(self, run, photos, tmp_path):
-        """A large picture in tiles, at two scales and mirrored."""
-        views = ("--tile", "8,8", "--overlap", "0.5", "--scales", "1,1.5", "--flip")
-        assert run(photos / "b.png", "--stages", "--scores", *views) == 0
+    def test_tiles_scales_and_flip(self, run, photos, tmp_path):
+        """A large image in tiles, at two scales and mirrored."""
+        tiling = ("--tile", "8,8", "--overlap", "0.5", "--scales", "1,1.5", "--flip")
+        assert run(photos / "b.png", "--stages", "--scores", *tiling) == 0
         with np.load(tmp_path / "out" / "b_scores.npz") as saved:
             assert saved["scores"].shape == (3, 12, 16)
             assert set(saved["scores"].argmax(0).ravel().tolist()) == {0, 2}
@@ -62,9 +61,10 @@ class TestRun:
             (("--scales", "half"), "expected factors with commas"),
         ],
     )
-    def test_unreadable_views(self, run, photos, words, message, capsys):
-        with pytest.raises(SystemExit):
+    def test_unreadable_tiling(self, run, photos, words, message, capsys):
+        with pytest.raises(SystemExit) as end:
             run(photos / "b.png", *words)
+        assert end.value.code == 2
         assert message in capsys.readouterr().err
 
     def test_writes_labels_and_overlay(self, run, photos, tmp_path, capsys):
@@ -88,7 +88,7 @@ class TestRun:
             assert data["scores"].dtype == np.float16
             assert data["classes"].tolist() == ["class_0", "class_1", "class_2"]
 
-    def test_broken_picture_is_reported_and_the_rest_goes_on(self, run, photos, tmp_path, capsys):
+    def test_broken_image_is_reported_and_the_rest_goes_on(self, run, photos, tmp_path, capsys):
         (photos / "b.png").write_bytes(b"broken")
         assert run(photos) == 1
         assert names(tmp_path / "out") == [
@@ -99,111 +99,100 @@ class TestRun:
         ]
         captured = capsys.readouterr()
         assert "b.png: failed: can't read" in captured.err
-        assert captured.err.endswith("1 of 3 pictures failed\n")
+        assert captured.err.endswith("1 of 3 images failed\n")
         assert captured.out.count("\n") == 2
 
-    def test_too_little_memory_is_said(self, run, photos, monkeypatch, capsys):
-        """The error of PyTorch's own allocator on a CPU, which is no type of its own."""
-
-        def demand(*arguments, **settings):
-            torch.empty(2**62, dtype=torch.uint8)
-
-        monkeypatch.setattr("pna.predict.stage_labels", demand)
+    def test_a_large_image_is_told_of_the_option(self, run, photos, monkeypatch, capsys):
+        monkeypatch.setattr(predictor, "LARGEST_WHOLE", 100)
         assert run(photos / "b.png") == 1
-        assert "memory doesn't suffice: look at it in tiles" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "b.png: failed: the image has 16 x 12 pixels, too many to be run whole" in err
+        assert "on the command line: --tile 512,512" in err
+        assert run(photos / "b.png", "--tile", "8,8") == 0
 
-    def test_point_outside_one_picture(self, run, photos, capsys):
-        write_picture(photos / "b.png", size=(40, 40))
+    def test_a_defect_keeps_its_traceback(self, run, photos, monkeypatch):
+        monkeypatch.setattr(segment, "load_model", lambda args: by_brightness().classify)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'stages'"):
+            run(photos / "b.png")
+
+    def test_files_of_other_endings_are_named(self, run, photos, capsys):
+        write_image(photos / "d.jfif")
+        write_image(photos / "e.gif")
+        assert run(photos) == 0
+        captured = capsys.readouterr()
+        assert captured.err.startswith("left out d.jfif, e.gif, notes.txt: not ending in .jpg, ")
+        assert captured.out.count("\n") == 3
+        assert run(photos / "d.jfif") == 0
+        assert capsys.readouterr().err == ""
+
+    def test_point_outside_one_image(self, run, photos, capsys):
+        write_image(photos / "b.png", size=(40, 40))
         assert run(photos, "--similar", "30,30") == 1
-        assert "(30, 30) lies outside the picture of 16 x 12" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "failed: the pixel (x, y) = (30, 30) lies outside the image of 16 x 12" in err
 
-    def test_same_stem_is_refused_before_any_work(self, run, photos, tmp_path):
-        write_picture(photos / "inside" / "B.jpg")  # many file systems take B for b
-        with pytest.raises(ValueError, match=r"b\.png and .*B\.jpg would both be written"):
-            run(photos, photos / "inside")
+    def test_same_stem_is_refused_before_any_work(self, run, photos, tmp_path, capsys):
+        write_image(photos / "inside" / "B.jpg")  # many file systems take B for b
+        assert run(photos, photos / "inside") == 2
+        names = f"{photos / 'b.png'} and {photos / 'inside' / 'B.jpg'}"
+        assert capsys.readouterr().err.startswith(f"pna segment: {names} would both be written")
         assert not (tmp_path / "out").exists()
 
-    def test_out_among_the_pictures_is_refused(self, run, photos):
-        with pytest.raises(ValueError, match="choose another folder"):
-            run(photos, out=photos)
-
-
-def test_real_model(photos, tmp_path):
-    model = create_model("lite", num_classes=3, pretrained=False)
-    model.save_pretrained(tmp_path / "model")
-    parser = argparse.ArgumentParser()
-    segment.add_arguments(parser)
-    words = [photos / "b.png", "--model", tmp_path / "model", "-o", tmp_path / "out"]
-    options = ["--stages", "--similar", "15,11", "--device", "cpu"]
-    assert segment.run(parser.parse_args([*map(str, words), *options])) == 0
-    kinds = ("labels", "overlay", "similar", "stages")
-    assert names(tmp_path / "out") == [f"b_{kind}.png" for kind in kinds]
-
-
-def test_refine_adds_a_stage(photos, tmp_path):
-    model = create_model("lite-fcn", num_classes=3, pretrained=False)
-    model.save_pretrained(tmp_path / "model")
-    words = ["segment", photos / "b.png", "--model", tmp_path / "model", "--stages"]
-    widths = []
-    for name, options in (("plain", []), ("refined", ["--refine", "crf"])):
-        out = tmp_path / name
-        assert main([*map(str, words), "-o", str(out), "--device", "cpu", *options]) == 0
-        with Image.open(out / "b_stages.png") as image:
-            widths.append(image.width)
-    assert widths[1] > widths[0]  # one panel more: P1
-
-
-def test_refine_shows_no_similarity(photos, tmp_path, capsys):
-    words = ["segment", photos / "b.png", "--similar", "1,1", "--refine", "crf", "-o", tmp_path]
-    assert main([*map(str, words)]) == 2
-    assert "--similar shows what PNA looks at" in capsys.readouterr().err
+    def test_out_among_the_images_is_refused(self, run, photos, capsys):
+        assert run(photos, out=photos) == 2
+        assert capsys.readouterr().err.startswith(f"pna segment: --out {photos} holds the image")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (255, 257), (511, 640)])
-def test_any_size_comes_out_at_its_own(size, tmp_path, monkeypatch):
-    write_picture(tmp_path / "picture.png", size)
-    model = create_model("lite", num_classes=21, pretrained=False)
-    monkeypatch.setattr("pna.model.checkpoints.load", lambda name: model)
+def test_any_size_comes_out_at_its_own(size, tmp_path):
+    write_image(tmp_path / "image.png", size)
+    create_model("lite", num_classes=21, encoder_weights=None).save_pretrained(tmp_path / "model")
     out = tmp_path / "out"
-    options = ["--stages", "--similar", "0,0", "-o", str(out)]
-    assert main(["segment", str(tmp_path / "picture.png"), *options]) == 0
+    words = ["--model", str(tmp_path / "model"), "--stages", "--similar", "0,0", "-o", str(out)]
+    assert main(["segment", str(tmp_path / "image.png"), *words, "--device", "cpu"]) == 0
+    kinds = ("labels", "overlay", "similar", "stages")
+    assert names(out) == [f"image_{kind}.png" for kind in kinds]
     for kind in ("labels", "overlay"):
-        with Image.open(out / f"picture_{kind}.png") as image:
+        with Image.open(out / f"image_{kind}.png") as image:
             assert image.size == size[::-1]
 
 
-class TestFindPictures:
+class TestFindImages:
     def test_folder_is_not_searched_below(self, photos):
-        assert [path.name for path in segment.find_pictures([str(photos)])] == [
-            "a.jpg",
-            "b.png",
-            "c.TIF",
-        ]
+        images, others = segment.find_images([str(photos)])
+        assert [path.name for path in images] == ["a.jpg", "b.png", "c.TIF"]
+        assert [path.name for path in others] == ["notes.txt"]
 
     def test_pattern(self, photos):
-        found = segment.find_pictures([str(photos / "*.*"), str(photos / "inside" / "?.png")])
+        found, others = segment.find_images([str(photos / "*.*"), str(photos / "inside" / "?.png")])
         assert [path.name for path in found] == ["a.jpg", "b.png", "c.TIF", "d.png"]
+        assert [path.name for path in others] == ["notes.txt"]
 
-    def test_a_picture_named_twice_is_taken_once(self, photos):
-        found = segment.find_pictures([str(photos / "b.png"), str(photos)])
+    def test_a_file_that_is_named_too_is_not_left_out(self, photos):
+        found, others = segment.find_images([str(photos), str(photos / "notes.txt")])
+        assert found[-1] == photos / "notes.txt"
+        assert others == []
+
+    def test_an_image_named_twice_is_taken_once(self, photos):
+        found, _ = segment.find_images([str(photos / "b.png"), str(photos)])
         assert [path.name for path in found] == ["b.png", "a.jpg", "c.TIF"]
 
     def test_brackets_in_a_real_name_are_no_pattern(self, photos):
-        write_picture(photos / "x[1].png")
-        assert segment.find_pictures([str(photos / "x[1].png")]) == [photos / "x[1].png"]
+        write_image(photos / "x[1].png")
+        assert segment.find_images([str(photos / "x[1].png")]) == ([photos / "x[1].png"], [])
 
     @pytest.mark.parametrize(
         ("path", "message"),
         [
-            ("nowhere.png", r"no picture or folder at .*nowhere\.png"),
-            ("photos/*.gif", r"no pictures match the pattern '.*\*\.gif'"),
-            ("empty", "no pictures in the folder .*empty: expected files ending in .jpg"),
+            ("nowhere.png", r"no image or folder at .*nowhere\.png"),
+            ("photos/*.gif", r"no images match the pattern '.*\*\.gif'"),
+            ("empty", "no images in the folder .*empty: expected files ending in .jpg"),
         ],
     )
     def test_nothing_found(self, photos, path, message):
         (photos.parent / "empty").mkdir()
-        with pytest.raises(FileNotFoundError, match=message):
-            segment.find_pictures([str(photos.parent / path)])
+        with pytest.raises(MissingFileError, match=rf"^{message}"):
+            segment.find_images([str(photos.parent / path)])
 
 
 class TestPoint:

@@ -39,7 +39,7 @@ def test_pairs_are_found_in_every_city(root):
         "zurich_000001_000019",
         "zurich_000003_000019",
     ]
-    assert pairs[2].picture == (
+    assert pairs[2].image == (
         root / "leftImg8bit/train/zurich/zurich_000001_000019_leftImg8bit.png"
     )
     assert pairs[2].mask == root / "gtFine/train/zurich/zurich_000001_000019_gtFine_labelIds.png"
@@ -49,7 +49,7 @@ def test_label_ids_become_train_ids(root):
     dataset = Cityscapes(root, "val")
     ids = np.arange(40, dtype=np.uint8) % 34
     Image.fromarray(np.tile(ids, (16, 1))).save(dataset.pairs[0].mask)
-    labels = dataset.load(0).labels[0].tolist()
+    labels = dataset[0].labels[0].tolist()
     for label_id, label in zip(ids.tolist(), labels, strict=True):
         if label_id in NAMES:
             assert CITYSCAPES.classes[label] == NAMES[label_id]
@@ -67,7 +67,7 @@ def test_an_unknown_label_id_names_the_mask(root):
     Image.new("L", (40, 16), 34).save(dataset.pairs[0].mask)
     message = r"aachen_000000_000019_gtFine_labelIds\.png has label ids \[34\]: expected 0\.\.33"
     with pytest.raises(DataError, match=message):
-        dataset.load(0)
+        dataset[0]
 
 
 def test_other_files_beside_the_masks_do_not_matter(root):
@@ -94,4 +94,4 @@ def test_a_split_without_cities_is_an_error(root):
 
 
 def test_nothing_is_scored_in_the_test_set(root):
-    assert (Cityscapes(root, "test").load(0).labels == 255).all()
+    assert (Cityscapes(root, "test")[0].labels == 255).all()

@@ -3,7 +3,7 @@ import pytest
 
 from pna.data import CocoStuff10k, DataError
 from pna.data.synthetic import write_cocostuff10k
-from pna.data.synthetic.mat import save_mat
+from pna.data.synthetic.scene import save_mat
 from pna.labels import COCO_STUFF
 
 # From the owners' list of labels.
@@ -20,7 +20,7 @@ def dataset(tmp_path):
 def test_owners_labels_become_classes(dataset, dtype):
     labels = np.array([[*NAMES, *[0] * 10]], dtype=dtype).reshape(4, 5)
     save_mat(dataset.pairs[0].mask, {"S": labels})
-    classes = dataset.load(0).labels.flatten().tolist()
+    classes = dataset[0].labels.flatten().tolist()
     assert [COCO_STUFF.classes[index] for index in classes[:10]] == list(NAMES.values())
     assert classes[10:] == [255] * 10
 
@@ -30,7 +30,7 @@ def test_every_class_has_a_label(dataset):
         label for label in range(183) if label not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
     ]
     save_mat(dataset.pairs[0].mask, {"S": np.array([used], dtype=np.uint8)})
-    assert dataset.label_map(dataset.pairs[0])[0].tolist() == [255, *range(171)]
+    assert dataset.read_mask(dataset.pairs[0])[0].tolist() == [255, *range(171)]
 
 
 @pytest.mark.parametrize("label", [12, 91, 183])
@@ -38,11 +38,11 @@ def test_a_label_that_is_not_used_names_the_mask(dataset, label):
     save_mat(dataset.pairs[0].mask, {"S": np.full((4, 5), label, dtype=np.uint8)})
     message = rf"000005\.mat has labels \[{label}\]: expected 0\.\.11, 13\.\.25, .* 92\.\.182"
     with pytest.raises(DataError, match=message):
-        dataset.load(0)
+        dataset[0]
 
 
 def test_lists_make_the_split(dataset):
-    root = dataset.pairs[0].picture.parents[1]
+    root = dataset.pairs[0].image.parents[1]
     assert [pair.name[-2:] for pair in dataset.pairs] == ["05", "06"]
     (root / "imageLists" / "test.txt").write_text("COCO_train2014_000000000002\n")
     assert [pair.name[-2:] for pair in CocoStuff10k(root, "test").pairs] == ["02"]
@@ -53,4 +53,4 @@ def test_without_scipy_the_extra_is_named(dataset, monkeypatch):
     with pytest.raises(
         DataError, match=r"COCO-Stuff 10k is published in .*pip install 'pna\[mat\]"
     ):
-        CocoStuff10k(dataset.pairs[0].picture.parents[1])
+        CocoStuff10k(dataset.pairs[0].image.parents[1])

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pna.data import (
     CamVid,
     ConcreteDamage,
     DataError,
+    DataWarning,
     Folder,
     create_dataset,
 )
@@ -113,14 +115,14 @@ def test_every_dataset_reads_its_layout(roots, name, split, space, num_pairs):
     assert dataset.labels == space
     for index, pair in enumerate(dataset.pairs[:6]):
         sample = dataset[index]
-        assert sample.picture.shape == (3, *SIZE)
-        assert sample.picture.dtype == torch.float32
-        assert 0 <= sample.picture.min() < sample.picture.max() <= 1
+        assert sample.image.shape == (3, *SIZE)
+        assert sample.image.dtype == torch.float32
+        assert 0 <= sample.image.min() < sample.image.max() <= 1
         assert sample.labels.shape == SIZE
         assert sample.labels.dtype == torch.int64
         assert set(sample.labels.unique().tolist()) <= {*range(space.num_classes), IGNORE_INDEX}
         assert sample.name == pair.name
-        assert pair.picture.name.startswith(pair.name)
+        assert pair.image.name.startswith(pair.name)
         assert pair.mask.name.startswith(pair.name)
 
 
@@ -130,7 +132,7 @@ def test_every_dataset_finds_what_is_missing(roots, tmp_path, name):
     shutil.copytree(roots / name, tmp_path / name)
     pairs = create_dataset(name, tmp_path / name, split).pairs
     pairs[1].mask.unlink()
-    with pytest.raises(DataError, match=f"no mask for '{pairs[1].name}': pictures are in"):
+    with pytest.raises(DataError, match=f"no mask for '{pairs[1].name}': images are in"):
         create_dataset(name, tmp_path / name, split)
     with pytest.raises(DataError, match=r"elsewhere"):
         create_dataset(name, tmp_path / "elsewhere", split)
@@ -144,10 +146,10 @@ def test_every_dataset_names_a_mask_that_cannot_be_read_or_does_not_fit(roots, t
     whole = dataset.pairs[0].mask.read_bytes()
     dataset.pairs[0].mask.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=f"cannot read the mask .*{dataset.pairs[0].mask.name}"):
-        dataset.load(0)
-    Image.new("RGB", (32, 23)).save(dataset.pairs[1].picture)
-    with pytest.raises(DataError, match=f"sizes differ .*{dataset.pairs[1].picture.name} has"):
-        dataset.load(1)
+        dataset[0]
+    Image.new("RGB", (32, 23)).save(dataset.pairs[1].image)
+    with pytest.raises(DataError, match=f"sizes differ .*{dataset.pairs[1].image.name} has"):
+        dataset[1]
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -173,11 +175,11 @@ def test_voc_trainaug_reads_the_augmented_masks(voc):
 
 
 def test_voc_without_its_own_masks_reads_the_augmented_ones(voc):
-    before = VOC2012(voc, "val").load(0).labels
+    before = VOC2012(voc, "val")[0].labels
     for mask in (voc / "VOCdevkit/VOC2012/SegmentationClass").iterdir():
         mask.unlink()
     (voc / "VOCdevkit/VOC2012/SegmentationClass").rmdir()
-    assert torch.equal(VOC2012(voc, "val").load(0).labels, before)
+    assert torch.equal(VOC2012(voc, "val")[0].labels, before)
 
 
 def test_voc_without_a_list_names_it(voc):
@@ -192,17 +194,17 @@ def test_voc_without_a_listed_mask_names_it(voc):
         VOC2012(voc, "train")
 
 
-def test_camvid_ignores_unlabelled_pixels(camvid):
+def test_camvid_ignores_unlabeled_pixels(camvid):
     dataset = CamVid(camvid, "train")
     with Image.open(dataset.pairs[0].mask) as mask:
         stored = np.array(mask)
-    labels = dataset.load(0).labels.numpy()
+    labels = dataset[0].labels.numpy()
     assert (stored == 11).any()
     np.testing.assert_array_equal(labels == IGNORE_INDEX, stored == 11)
     np.testing.assert_array_equal(labels[stored != 11], stored[stored != 11])
 
 
-def test_every_fourth_damage_picture_is_for_testing(damage):
+def test_every_fourth_damage_image_is_for_testing(damage):
     stems = sorted(file.stem for file in (damage / "images").iterdir())
     assert names(ConcreteDamage(damage, "test")) == stems[::4]
     both = names(ConcreteDamage(damage, "test")) + names(ConcreteDamage(damage, "train"))
@@ -218,15 +220,15 @@ def test_an_unknown_split_lists_the_known_ones(tmp_path, cls):
 
 def test_sizes_that_differ_name_both_files(folder):
     Image.new("L", (31, 24)).save(folder / "masks" / "10002.png")
-    message = r"picture .*images.10002\.png has \(24, 32\).*mask .*masks.10002\.png has \(24, 31\)"
+    message = r"image .*images.10002\.png has \(24, 32\).*mask .*masks.10002\.png has \(24, 31\)"
     with pytest.raises(DataError, match=message):
-        Folder(folder, labels=THREE).load(2)
+        Folder(folder, labels=THREE)[2]
 
 
 def test_labels_of_no_class_name_the_mask(folder):
     Image.new("L", (32, 24), 3).save(folder / "masks" / "10000.png")
     with pytest.raises(DataError, match=r"10000\.png has labels \[3\]: allowed are 0\.\.2"):
-        Folder(folder, labels=THREE).load(0)
+        Folder(folder, labels=THREE)[0]
 
 
 def test_folder_masks_may_be_colors(tmp_path):
@@ -234,7 +236,7 @@ def test_folder_masks_may_be_colors(tmp_path):
     root = write_folder(tmp_path / "c", THREE, size=SIZE, masks="color")
     color = Folder(root, labels=THREE, masks="color")
     for i in range(len(index)):
-        assert torch.equal(index.load(i).labels, color.load(i).labels)
+        assert torch.equal(index[i].labels, color[i].labels)
 
 
 def test_folder_split_by_list(folder, tmp_path):
@@ -249,16 +251,16 @@ def test_folder_split_by_ratio_is_a_partition(folder):
     assert sorted(names(train) + names(val)) == names(Folder(folder, labels=THREE))
 
 
-def test_more_pictures_move_none_between_the_parts(tmp_path):
-    few = write_folder(tmp_path / "few", THREE, size=SIZE, num_pictures=6)
-    many = write_folder(tmp_path / "many", THREE, size=SIZE, num_pictures=20)
+def test_more_images_move_none_between_the_parts(tmp_path):
+    few = write_folder(tmp_path / "few", THREE, size=SIZE, num_images=6)
+    many = write_folder(tmp_path / "many", THREE, size=SIZE, num_images=20)
     for split in ("train", "val"):
         kept = set(names(Folder(few, split, labels=THREE, ratio=0.5)))
         assert kept < set(names(Folder(many, split, labels=THREE, ratio=0.5)))
 
 
 def test_the_ratio_is_hit_on_average_and_only_grows():
-    stems = [f"picture {i}" for i in range(4000)]
+    stems = [f"image {i}" for i in range(4000)]
     shares = [{stem for stem in stems if is_validation(stem, ratio)} for ratio in (0, 0.2, 0.5, 1)]
     assert [len(share) / 4000 for share in shares] == pytest.approx([0, 0.2, 0.5, 1], abs=0.03)
     assert shares[1] < shares[2]
@@ -268,16 +270,82 @@ def test_the_ratio_is_hit_on_average_and_only_grows():
     ("options", "message"),
     [
         ({"split": "val", "ratio": 0.0}, "split 'val' of .* is empty"),
-        ({"split": "val", "ratio": 1.5}, "0..1, got 1.5"),
-        ({"split": "val", "split_list": "a.txt"}, "both choose the pairs"),
-        ({"split": "test"}, "no split 'test': expected one of train, val"),
+        ({"split": "val", "ratio": 1.5}, "ratio is the share .* 0..1, got 1.5"),
+        ({"split": "val", "split_list": "a.txt"}, "split .* both choose the pairs"),
+        ({"split": "test"}, "Folder has no split 'test': expected one of train, val"),
         ({"masks": "rgb"}, "masks must be 'index' or 'color'"),
         ({"split_list": "gone.txt"}, "cannot read the split list gone.txt"),
+        ({"ignore": (0, 0, 0)}, "ignore is a whole number for masks of indices, got"),
+        ({"ignore": 0, "masks": "color"}, "ignore for masks of colors: color 0 is not three"),
+        ({"ignore": (128, 0, 0), "masks": "color"}, "ignore: color .* is that of class 'class_1'"),
     ],
 )
 def test_folder_options_that_make_no_sense(folder, options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"^{message}"):
         Folder(folder, labels=THREE, **options)
+
+
+@pytest.mark.parametrize("ignore", [2, np.uint8(2)])
+def test_a_folder_may_ignore_a_value(folder, ignore):
+    plain = Folder(folder, labels=THREE)
+    for sample, other in zip(Folder(folder, labels=THREE, ignore=ignore), plain, strict=True):
+        assert torch.equal(sample.labels, other.labels.where(other.labels != 2, IGNORE_INDEX))
+
+
+def test_an_ignored_value_need_not_be_a_class_nor_fit_into_a_byte(folder):
+    mask = np.zeros((24, 32), np.uint16)
+    mask[:5] = 1000
+    Image.fromarray(mask).save(folder / "masks" / "10000.png")
+    with pytest.raises(DataError, match=r"^mask .* has labels \[1000\]: .* give it as ignore"):
+        Folder(folder, labels=THREE)[0]
+    labels = create_dataset("folder", folder, labels=THREE, ignore=1000)[0].labels
+    assert labels.unique().tolist() == [0, IGNORE_INDEX]
+    assert (labels == IGNORE_INDEX).sum() == 5 * 32
+
+
+@pytest.mark.parametrize("ignore", [(9, 9, 9), "#090909", np.array([9, 9, 9])])
+def test_a_folder_may_ignore_a_color(tmp_path, ignore):
+    root = write_folder(tmp_path, THREE, size=SIZE, masks="color")
+    colors = THREE.decode(np.zeros(SIZE, int))
+    colors[:5] = (9, 9, 9)
+    Image.fromarray(colors).save(root / "masks" / "10000.png")
+    with pytest.raises(DataError, match=r"^mask .*10000\.png: unknown colors: \(9, 9, 9\) at"):
+        Folder(root, labels=THREE, masks="color")[0]
+    labels = Folder(root, labels=THREE, masks="color", ignore=ignore)[0].labels
+    assert labels.unique().tolist() == [0, IGNORE_INDEX]
+
+
+def test_masks_with_loss_are_warned_of(folder):
+    mask = folder / "masks" / "10003.png"
+    with Image.open(mask) as image:
+        image.convert("L").save(mask.with_suffix(".jpg"))
+    mask.unlink()
+    with pytest.warns(DataWarning, match=r"^1 masks are JPEG files, such as .*10003\.jpg: "):
+        Folder(folder, labels=THREE)
+
+
+def test_a_subset_leaves_the_whole_as_it_is(folder):
+    whole = Folder(folder, labels=THREE)
+    part = whole.subset([4, 1])
+    assert names(part) == ["10004", "10001"]
+    assert names(whole) == [f"1000{i}" for i in range(6)]
+    assert torch.equal(part[0].image, whole[4].image)
+    with pytest.raises(IndexError):
+        whole.subset([6])
+
+
+def test_a_data_set_can_be_walked_through(folder):
+    dataset = Folder(folder, labels=THREE)
+    assert [sample.name for sample in dataset] == names(dataset)
+    assert dataset[-1].name == "10005"
+
+
+def test_the_split_of_a_stem_does_not_depend_on_the_composition_of_accents():
+    stems = [f"café {i}" for i in range(40)]
+    for stem in stems:
+        decomposed = unicodedata.normalize("NFD", stem)
+        assert decomposed != stem
+        assert is_validation(decomposed, 0.5) == is_validation(stem, 0.5)
 
 
 def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
@@ -286,7 +354,7 @@ def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
 
 
 def test_options_of_the_folder_are_an_error_elsewhere(tmp_path):
-    with pytest.raises(DataError, match="masks, ratio belong to the data set 'folder'"):
+    with pytest.raises(DataError, match="^masks, ratio: options of the data set 'folder' alone"):
         create_dataset("camvid", tmp_path, ratio=0.3, masks="color")
 
 
@@ -305,4 +373,4 @@ def test_create_dataset_hands_every_option_on(tmp_path):
 
 def test_a_dataset_can_be_sent_to_another_process(camvid):
     dataset = pickle.loads(pickle.dumps(CamVid(camvid)))
-    assert torch.equal(dataset[1].picture, CamVid(camvid)[1].picture)
+    assert torch.equal(dataset[1].image, CamVid(camvid)[1].image)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from pna.data import DataError
-from pna.data.reading import read_color_mask, read_index_mask, read_picture
+from pna.data.reading import read_color_mask, read_image, read_index_mask
 from pna.labels import DAMAGE
 
 FORMATS = {
@@ -26,10 +26,10 @@ FORMATS = {
 
 
 def write_sound(file, name):
-    """A picture with an EXIF block, where the format has one."""
-    picture = np.random.default_rng(0).integers(0, 256, (24, 33, 3), dtype=np.uint8)
-    picture[4:20, 4:28] = (255, 0, 0)
-    image = Image.fromarray(picture)
+    """An image with an EXIF block, where the format has one."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 33, 3), dtype=np.uint8)
+    image[4:20, 4:28] = (255, 0, 0)
+    image = Image.fromarray(image)
     if name in ("palette.png", "gif"):
         image = image.convert("P")
     exif = Image.Exif()
@@ -91,7 +91,7 @@ def read_or_name(read, file):
     return False
 
 
-READERS = (read_picture, read_index_mask, lambda file: read_color_mask(file, DAMAGE))
+READERS = (read_image, read_index_mask, lambda file: read_color_mask(file, DAMAGE))
 
 
 def fuzz(folder, name, numbers):
@@ -117,7 +117,7 @@ def test_corrupted_files_are_read_or_named(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_corrupted_files_are_read_or_named(tmp_path, name):
-    """3,000 files in all, each read as picture, index mask and colour mask."""
+    """3,000 files in all, each read as image, index mask and color mask."""
     assert 0 < fuzz(tmp_path, name, range(1000, 1300)) < 300 * len(READERS)
 
 
@@ -127,4 +127,4 @@ def test_metadata_that_pillow_remarks_on_is_no_error(tmp_path):
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[0x0112] = 77  # no such orientation
     image.save(file, tiffinfo=info)
-    assert read_picture(file).shape == (4, 5, 3)
+    assert read_image(file).shape == (4, 5, 3)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pna.data import DataError
 from pna.data.mat import read_mat_mask
-from pna.data.synthetic.mat import save_mat
+from pna.data.synthetic.scene import save_mat
 
 LABELS = np.arange(6 * 300, dtype=np.uint8).reshape(6, 300)
 

@@ -36,9 +36,7 @@ def states():
 
 
 def same(a, b):
-    return (
-        a.name == b.name and torch.equal(a.picture, b.picture) and torch.equal(a.labels, b.labels)
-    )
+    return a.name == b.name and torch.equal(a.image, b.image) and torch.equal(a.labels, b.labels)
 
 
 def test_a_sample_is_the_same_whenever_it_is_asked(augmented):
@@ -51,16 +49,16 @@ def test_a_sample_is_the_same_whenever_it_is_asked(augmented):
 
 def test_epochs_samples_and_seeds_differ(dataset, augmented):
     other = Augmented(dataset, augmented.transform, seed=8)
-    pictures = [augmented[0, 0], augmented[1, 0], augmented[0, 1], other[0, 0]]
-    for i, one in enumerate(pictures):
-        assert not any(torch.equal(one.picture, two.picture) for two in pictures[:i])
+    images = [augmented[0, 0], augmented[1, 0], augmented[0, 1], other[0, 0]]
+    for i, one in enumerate(images):
+        assert not any(torch.equal(one.image, two.image) for two in images[:i])
 
 
 def test_samples_are_plain_tensors(augmented):
     sample = augmented[0, 3]
-    assert type(sample.picture) is torch.Tensor
+    assert type(sample.image) is torch.Tensor
     assert type(sample.labels) is torch.Tensor
-    assert sample.picture.dtype == torch.float32
+    assert sample.image.dtype == torch.float32
     assert sample.labels.dtype == torch.int64
     assert sample.name == "0001TP_000003"
     assert len(augmented) == 5
@@ -96,10 +94,10 @@ def test_batches_hold_what_the_sampler_says(augmented):
     sampler = StepBatchSampler(5, 3, seed=1, num_steps=2)
     for keys, batch in zip(sampler, train_loader(augmented, sampler, num_workers=0), strict=True):
         assert isinstance(batch, Batch)
-        assert batch.picture.shape == (3, 3, 32, 48)
+        assert batch.image.shape == (3, 3, 32, 48)
         assert batch.labels.shape == (3, 32, 48)
         assert batch.name == [augmented[key].name for key in keys]
-        assert torch.equal(batch.picture[1], augmented[keys[1]].picture)
+        assert torch.equal(batch.image[1], augmented[keys[1]].image)
 
 
 def test_a_sampler_for_more_samples_is_an_error(augmented):
@@ -116,6 +114,6 @@ def test_seeds_are_told_apart(numbers):
     assert 0 <= mixed_seed("order", *numbers) < 2**64
 
 
-def test_neighbouring_keys_have_different_seeds():
+def test_neighboring_keys_have_different_seeds():
     keys = list(itertools.product(range(5), range(9), range(99)))
     assert len({mixed_seed("sample", *key) for key in keys}) == len(keys)

@@ -1,4 +1,4 @@
-"""The real pictures: counts, and labels in range (reading checks them)."""
+"""The real images: counts, and labels in range (reading checks them)."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_pairs_and_labels(shared_data, name, folder, split, num_pairs, has_ignor
     assert len(dataset) == num_pairs
     seen = torch.zeros(256, dtype=torch.int64)
     for index in range(0, num_pairs, 9):
-        _, labels = dataset.read(index)  # raises if sizes differ or a label is no class
+        _, labels = dataset.read_raw(index)  # raises if sizes differ or a label is no class
         seen += torch.bincount(labels.flatten(), minlength=256)
     assert int((seen[: dataset.labels.num_classes] > 0).sum()) > 2
     if has_ignored:
@@ -37,7 +37,7 @@ def test_pairs_and_labels(shared_data, name, folder, split, num_pairs, has_ignor
 def test_all_masks_of_the_small_sets(shared_data):
     for split in ("train", "test"):
         dataset = create_dataset("damage", shared_data / "hrcds", split)
-        present = {int(v) for i in range(len(dataset)) for v in dataset.read(i)[1].unique()}
+        present = {int(v) for i in range(len(dataset)) for v in dataset.read_raw(i)[1].unique()}
         assert present == {0, 1, 2, 3, 4}
 
 

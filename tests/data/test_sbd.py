@@ -4,7 +4,7 @@ import pytest
 from pna.data import VOC2012, DataError
 from pna.data.pairs import read_list
 from pna.data.synthetic import write_voc
-from pna.data.synthetic.mat import save_mat
+from pna.data.synthetic.scene import save_mat
 
 LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
 
@@ -19,7 +19,7 @@ def of_sbd(root):
     return {*read_list(lists / "train.txt"), *read_list(lists / "val.txt")}
 
 
-def test_the_augmented_set_is_all_training_pictures_and_sbd_less_validation(root):
+def test_the_augmented_set_is_all_training_images_and_sbd_less_validation(root):
     train, val = (set(read_list(root / LISTS / f"{split}.txt")) for split in ("train", "val"))
     assert of_sbd(root) & val  # else nothing would have to be taken out
     names = [pair.name for pair in VOC2012(root, "trainaug").pairs]
@@ -44,7 +44,7 @@ def test_both_kinds_of_masks_are_read(root, tmp_path_factory):
     original, expected = VOC2012(root, "trainaug"), VOC2012(converted, "trainaug")
     for index, pair in enumerate(original.pairs):
         assert pair.name == expected.pairs[index].name
-        np.testing.assert_array_equal(original.load(index).labels, expected.load(index).labels)
+        np.testing.assert_array_equal(original[index].labels, expected[index].labels)
 
 
 @pytest.mark.parametrize("place", ["VOCdevkit", "VOCdevkit/VOC2012"])
@@ -78,7 +78,7 @@ def test_a_label_of_no_class_names_the_mat(root):
     dataset = VOC2012(root, "trainaug")
     save_mat(dataset.pairs[-1].mask, {"GTcls": {"Segmentation": np.full((8, 12), 21, np.uint8)}})
     with pytest.raises(DataError, match=r"2007_000009\.mat has labels \[21\]: allowed are 0\.\.20"):
-        dataset.load(len(dataset) - 1)
+        dataset[len(dataset) - 1]
 
 
 def test_without_scipy_the_extra_is_named(root, monkeypatch):

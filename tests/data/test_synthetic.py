@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pna.data.camvid import UNLABELLED
+from pna.data.camvid import UNLABELED
 from pna.data.synthetic import (
     draw_scene,
     write_camvid,
@@ -50,12 +50,12 @@ def test_the_seed_decides_every_byte(tmp_path, write):
 
 
 def test_a_scene_shows_its_classes():
-    picture, labels = draw_scene(VOC, (96, 128), np.random.default_rng(0))
-    assert picture.shape == (96, 128, 3)
+    image, labels = draw_scene(VOC, (96, 128), np.random.default_rng(0))
+    assert image.shape == (96, 128, 3)
     assert labels.shape == (96, 128)
     present = np.unique(labels)
     assert len(present) >= 3
-    shift = picture[labels == present[-1]].mean(0) - picture[labels == 0].mean(0)
+    shift = image[labels == present[-1]].mean(0) - image[labels == 0].mean(0)
     assert np.corrcoef(shift, VOC.colors[present[-1]])[0, 1] > 0.9
 
 
@@ -78,7 +78,7 @@ def test_masks_are_stored_as_the_owners_store_them(tmp_path):
         assert mask.getpalette() == VOC.palette()
     with Image.open(next(camvid.iterdir())) as mask:
         assert mask.mode == "L"
-        assert UNLABELLED in np.array(mask)
+        assert UNLABELED in np.array(mask)
     with Image.open(next(damage.iterdir())) as mask:
         assert mask.mode == "RGB"
         colors = np.unique(np.array(mask).reshape(-1, 3), axis=0)

@@ -22,11 +22,11 @@ def test_easy_and_hard_make_up_a_split(root):
         easy, hard = names(root, f"{split}-easy"), names(root, f"{split}-hard")
         assert (len(easy), len(hard)) == (2, 1)
         assert names(root, split) == easy + hard
-    assert Trans10k(root, "val").pairs[0].picture == root / "validation/easy/images/5.jpg"
+    assert Trans10k(root, "val").pairs[0].image == root / "validation/easy/images/5.jpg"
     assert Trans10k(root, "val").pairs[0].mask == root / "validation/easy/masks/5_mask.png"
 
 
-def test_training_pictures_may_be_told_apart_too(root):
+def test_training_images_may_be_told_apart_too(root):
     before = names(root, "train")
     (root / "train").rename(root / "old")
     shutil.copytree(root / "old", root / "train" / "easy")
@@ -62,7 +62,7 @@ def test_one_full_channel_is_a_thing_three_are_stuff(root, mode):
     colors = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
     mask = Image.fromarray(np.array([colors], dtype=np.uint8)).convert(mode)
     mask.save(dataset.pairs[0].mask)
-    assert dataset.label_map(dataset.pairs[0]).tolist() == [[0, 1, 1, 1, 2]]
+    assert dataset.read_mask(dataset.pairs[0]).tolist() == [[0, 1, 1, 1, 2]]
 
 
 @pytest.mark.parametrize("color", [(255, 255, 0), (254, 0, 0)])
@@ -71,10 +71,10 @@ def test_another_color_names_the_mask(root, color):
     Image.new("RGB", (10, 8), color).save(dataset.pairs[0].mask)
     message = rf"1_mask\.png has sums of red, green and blue \[{sum(color)}\]: expected 0, 255, 765"
     with pytest.raises(DataError, match=message):
-        dataset.load(0)
+        dataset[0]
 
 
 def test_the_background_is_trained_but_not_in_the_mean(root):
     dataset = Trans10k(root, "train")
     assert dataset.labels.scored == (1, 2)
-    assert (dataset.load(0).labels == 0).any()
+    assert (dataset[0].labels == 0).any()

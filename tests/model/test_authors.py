@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import golden_cases
-from pna.model.aggregation.self_aggregation import SelfAggregation
-from pna.model.authors import from_authors, self_aggregation_state
+from pna.model.authors import SELF_AGGREGATION_NAMES, from_authors
+from pna.model.pna.sam import SelfAggregation
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -50,6 +50,17 @@ def from_authors_gradients(tensors, head):
         for name, x in head.named_parameters()
         if not expected[name].isnan().any()  # the cases hold the gradients of some parameters
     }
+
+
+def self_aggregation_state(state):
+    """Their parameters of one SAM block under our names."""
+    renamed = {}
+    for name, tensor in state.items():
+        module, _, leaf = name.rpartition(".")
+        key = SELF_AGGREGATION_NAMES.get(name) or f"{SELF_AGGREGATION_NAMES[module]}.{leaf}"
+        is_pointwise = tensor.ndim == 4 and "depthwise" not in key
+        renamed[key] = tensor.flatten(1) if is_pointwise else tensor
+    return renamed
 
 
 @pytest.mark.parametrize("case", golden_cases.names("self_aggregation"))

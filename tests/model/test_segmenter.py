@@ -1,20 +1,23 @@
 """The whole model: sizes, padding, outputs, presets, counts."""
 
+import json
+
 import pytest
 import torch
 
 import pna
+from pna import PNAConfig, PnaError
 from pna.labels import VOC
-from pna.model.config import ModelConfig
+from pna.model.config import ModelConfig, ModelOptions
 from pna.model.counts import count
-from pna.model.presets import PRESETS, build
+from pna.model.presets import PRESETS
 from pna.model.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return pna.create_model("lite", labels=VOC, pretrained=False).eval()
+    return pna.create_model("lite", labels=VOC, encoder_weights=None).eval()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 31), (64, 96)])
@@ -29,19 +32,19 @@ def test_any_size_comes_back(model, size):
 
 
 def test_outputs_follow_the_mode(model):
-    picture = torch.rand(2, 3, 64, 64)
+    image = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        assert model(picture).stages == []
-        assert model(picture).aux == {}
+        assert model(image).stages == []
+        assert model(image).aux == {}
     trained = pna.create_model(
         "fcn-pna",
         encoder="resnet18",
         num_classes=4,
-        pretrained=False,
-        widths=(32, 32, 32, 32),
-        coarse_channels=16,
+        encoder_weights=None,
+        pna=PNAConfig(widths=(32, 32, 32, 32)),
+        options=ModelOptions(coarse_channels=16),
     ).train()
-    output = trained(picture)
+    output = trained(image)
     assert len(output.stages) == 4
     assert output.aux["aux"].shape == (2, 4, 4, 4)
     output.logits.sum().backward()
@@ -55,35 +58,26 @@ def test_convolutions_are_channels_last(model):
     assert model.eval().encoder(torch.rand(1, 3, 64, 64))[0].stride()[1] == 1
 
 
-def test_normalisation_and_padding_are_the_models(model, monkeypatch):
+def test_normalization_and_padding_are_the_models(model, monkeypatch):
     seen = []
     monkeypatch.setattr(model.encoder, "forward", lambda x: seen.append(x) or [])
-    picture = torch.rand(1, 3, 40, 33)
+    image = torch.rand(1, 3, 40, 33)
     with pytest.raises(ValueError, match="got 0"):
-        model(picture)  # the encoder is a stand-in
+        model(image)  # the encoder is a stand-in
     (x,) = seen
     assert x.shape == (1, 3, 64, 64)
     plain = x * model.std + model.mean
-    torch.testing.assert_close(plain[..., :40, :33], picture)
-    torch.testing.assert_close(plain[..., 40:, :33], picture[..., -1:, :].expand(1, 3, 24, 33))
-    torch.testing.assert_close(plain[..., :40, 33:], picture[..., -1:].expand(1, 3, 40, 31))
+    torch.testing.assert_close(plain[..., :40, :33], image)
+    torch.testing.assert_close(plain[..., 40:, :33], image[..., -1:, :].expand(1, 3, 24, 33))
+    torch.testing.assert_close(plain[..., :40, 33:], image[..., -1:].expand(1, 3, 40, 31))
 
 
-def test_padding_does_not_shift_the_picture(model):
-    """Logits of a padded picture line up with its pixels: cell i covers [s i, s i + s)."""
+def test_padding_does_not_shift_the_image(model):
+    """Logits of a padded image line up with its pixels: cell i covers [s i, s i + s)."""
     ramp = torch.arange(3.0).reshape(1, 1, 1, 3).expand(1, 1, 2, 3)  # 64 x 96, strides of 32
     full = model.upsample(ramp, (64, 96))
     torch.testing.assert_close(model.upsample(ramp, (50, 70)), full[..., :50, :70])
-    assert float(full[0, 0, 0, 48]) == pytest.approx(1, abs=0.02)  # the centre of cell 1
-
-
-def test_stop_at(model):
-    picture = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        stages = model(picture, stages=True).stages
-        stopped = model(picture, stages=True, stop_at=2)
-    assert len(stopped.stages) == 2
-    torch.testing.assert_close(stopped.logits, model.upsample(stages[1], (64, 64)))
+    assert float(full[0, 0, 0, 48]) == pytest.approx(1, abs=0.02)  # the center of cell 1
 
 
 def test_similarity(model):
@@ -98,7 +92,7 @@ def test_similarity(model):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
         (torch.rand(3, 64, 64), r"\(B, 3, H, W\), RGB, got \(3, 64, 64\)"),
         (torch.rand(1, 4, 64, 64), r"\(1, 4, 64, 64\)"),
@@ -106,34 +100,34 @@ def test_similarity(model):
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"in \[0, 1\], floating point.*uint8"),
     ],
 )
-def test_bad_pictures(model, pictures, message):
+def test_bad_images(model, images, message):
     with pytest.raises(ValueError, match=message):
-        model(pictures)
+        model(images)
 
 
 def test_without_refinement():
-    model = pna.create_model("lite-fcn", num_classes=3, pretrained=False).eval()
+    model = pna.create_model("lite-fcn", num_classes=3, encoder_weights=None).eval()
     with torch.inference_mode():
         output = model(torch.rand(1, 3, 40, 40), stages=True)
     assert output.stages == []
     torch.testing.assert_close(output.logits, model.upsample(output.coarse, (40, 40)))
-    with pytest.raises(ValueError, match="no refinement stages"):
-        model(torch.rand(1, 3, 40, 40), stop_at=1)
-    with pytest.raises(ValueError, match="no similarity"):
+    with pytest.raises(ValueError, match="^this model is not refined by PNA"):
         model.similarity(torch.rand(1, 3, 40, 40), point=(0, 0))
 
 
 def test_a_point_outside(model):
-    with pytest.raises(ValueError, match=r"inside 40x30 pixels, got \(40, 0\)"):
+    with pytest.raises(
+        ValueError, match=r"^expected a point \(x, y\) inside 40x30 pixels, got \(40, 0\)"
+    ):
         model.similarity(torch.rand(1, 3, 30, 40), point=(40, 0))
 
 
 # ---- presets
 
 
-def _on_meta(preset, **options):
+def _on_meta(preset, **arguments):
     with torch.device("meta"):
-        return pna.create_model(preset, pretrained=False, num_classes=21, **options)
+        return pna.create_model(preset, 21, encoder_weights=None, **arguments)
 
 
 TABLE_1 = {
@@ -146,7 +140,7 @@ TABLE_1 = {
 
 @pytest.mark.parametrize("preset", TABLE_1)
 def test_counts_of_the_papers_table_1(preset):
-    parts = count(pna.create_model(preset, num_classes=21, pretrained=False), (512, 512))
+    parts = count(pna.create_model(preset, num_classes=21, encoder_weights=None), (512, 512))
     parameters, macs = TABLE_1[preset]
     assert sum(p.parameters for p in parts) / 1e6 == pytest.approx(parameters, abs=0.01)
     assert sum(p.macs for p in parts) / 1e9 == pytest.approx(macs, abs=0.02)
@@ -168,21 +162,27 @@ def test_every_preset_on_the_papers_encoders(preset, encoder):
         output = model(torch.empty(1, 3, 64, 96, device="meta"), stages=True)
     assert output.logits.shape == (1, 21, 64, 96)
     assert len(output.stages) == (4 if PRESETS[preset].pna else model.num_stages)
-    wanted = 32 if encoder.startswith("swin") else PRESETS[preset].output_stride
-    assert max(model.encoder.strides) == wanted == model.config.output_stride
+    wanted = 32 if encoder.startswith("swin") else PRESETS[preset].options.output_stride or 32
+    assert max(model.encoder.strides) == wanted == (model.config.options.output_stride or 32)
 
 
 def test_a_stride_that_was_asked_for_is_not_dropped():
     with pytest.raises(ValueError, match="output_stride"):
-        _on_meta("psp-pna", encoder="swin_tiny_patch4_window7_224", output_stride=16)
+        _on_meta(
+            "psp-pna",
+            encoder="swin_tiny_patch4_window7_224",
+            options=ModelOptions(output_stride=16),
+        )
 
 
 def test_overrides_reach_the_model():
-    model = _on_meta("lite", window=5, residual="add", widths=(32, 32, 32, 64), aux=True)
+    config = PNAConfig(window=5, residual="add", widths=(32, 32, 32, 64))
+    model = _on_meta("lite", pna=config, options=ModelOptions(aux=True))
     assert {stage.residual for stage in model.refiner.stages} == {"add"}
     assert model.refiner.stages[0].fusion.neighborhood.window == 5
     assert model.auxiliary is not None
-    assert model.config.pna.widths == (32, 32, 32, 64)
+    assert model.config.pna == config
+    assert model.config.options.coarse_channels == 128  # left out, so the preset's
 
 
 def _embedding_biases(model):
@@ -191,35 +191,46 @@ def _embedding_biases(model):
 
 
 def test_deeplab_takes_rates_and_a_multi_grid():
-    options = {"rates": (6, 12, 18), "multi_grid": (1, 2, 4), "embedding_bias": False}
-    model = _on_meta("deeplabv3-pna", encoder="resnet50s", coarse_channels=64, **options)
+    options = ModelOptions(rates=(6, 12, 18), multi_grid=(1, 2, 4), coarse_channels=64)
+    config = PNAConfig(embedding_bias=False)
+    model = _on_meta("deeplabv3-pna", encoder="resnet50s", options=options, pna=config)
     dilations = [
         m.dilation[0] for m in model.coarse.pyramid.branches.modules() if hasattr(m, "dilation")
     ]
     assert dilations == [1, 6, 12, 18]
-    assert (model.config.rates, model.config.multi_grid) == ((6, 12, 18), (1, 2, 4))
+    assert model.config.options == ModelOptions(16, (1, 2, 4), None, 64, (6, 12, 18), True)
     assert not _embedding_biases(model)
     assert len(_embedding_biases(_on_meta("lite"))) == 8
-    assert ModelConfig.from_dict(model.config.to_dict()) == model.config
+    as_json = json.loads(json.dumps(model.config.to_dict()))
+    assert ModelConfig.from_dict(as_json) == model.config
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "unet"}, "known are fcn,"),
-        ({"preset": "lite", "num_classes": None}, "got neither"),
-        ({"preset": "lite", "labels": VOC, "num_classes": 5}, "'voc2012' has 21"),
-        ({"preset": "fcn", "residual": "add"}, "no refinement, got residual"),
-        ({"preset": "psp", "rates": (6, 12)}, "rates are for deeplabv3, got 'psp'"),
+        ({"preset": "unet"}, "^unknown preset 'unet'; known are fcn,"),
+        ({"preset": "lite", "num_classes": None}, "^expected num_classes or labels, got neither"),
+        (
+            {"preset": "lite", "labels": VOC, "num_classes": 5},
+            "^got num_classes=5, but labels 'voc2012' has 21",
+        ),
+        ({"preset": "fcn", "pna": PNAConfig()}, "^preset 'fcn' has no refinement, got pna"),
+        ({"preset": "psp", "options": ModelOptions(rates=(6, 12))}, "^preset 'psp' has no rates"),
     ],
 )
 def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        pna.create_model(**{"num_classes": 21, "pretrained": False, **arguments})
+    with pytest.raises(PnaError, match=message):
+        pna.create_model(**{"num_classes": 21, "encoder_weights": None, **arguments})
 
 
 def test_labels_may_be_names(model):
     assert model.labels == VOC
     assert model.num_classes == 21
     assert model.num_stages == 4
-    assert isinstance(build(model.config, VOC), Segmenter)
+    assert isinstance(PRESETS["lite"].build(model.config, VOC, None), Segmenter)
+
+
+@pytest.mark.parametrize("scale", [255.0, -2.0])
+def test_images_of_another_range_are_warned_of(model, scale):
+    with pytest.warns(UserWarning, match=r"^expected images in \[0, 1\], got values from "):
+        model(torch.rand(1, 3, 40, 40) * scale)

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pna
-from pna.data.pictures import read_picture
+from pna.data.images import read_image
+from pna.errors import WeightsError
 from pna.model import weights
 from pna.model.encoder import create_encoder
-from pna.model.errors import WeightsError
 
 LITE0 = weights.PACKAGES["tf_efficientnet_lite0"]
 IMAGENET_CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
@@ -100,19 +100,19 @@ def test_a_package_without_its_file_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("packaged")
 def test_the_classifier_sees_a_cat() -> None:
-    photo = read_picture(Path(pna.__file__).parent / "bundled/pictures/photos/cat.jpg")
-    picture = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255  # (1, 3, 300, 451)
-    picture = picture[..., 75:375]  # the middle square
-    picture = F.interpolate(picture, size=(224, 224), mode="bicubic", antialias=True)
+    photo = read_image(Path(pna.__file__).parent / "bundled/images/photos/cat.jpg")
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255  # (1, 3, 300, 451)
+    image = image[..., 75:375]  # the middle square
+    image = F.interpolate(image, size=(224, 224), mode="bicubic", antialias=True)
     model = timm.create_model("tf_efficientnet_lite0").eval()
     assert weights.load_packaged_weights(model, "tf_efficientnet_lite0")
     with torch.inference_mode():
-        scores = model((picture - 0.5) / 0.5)
+        scores = model((image - 0.5) / 0.5)
     assert int(scores.argmax()) in IMAGENET_CATS
 
 
 def test_the_encoder_holds_every_packaged_tensor_but_the_head(packaged: dict[str, Tensor]) -> None:
-    encoder = create_encoder("tf_efficientnet_lite0", pretrained=True, output_stride=16)
+    encoder = create_encoder("tf_efficientnet_lite0", output_stride=16)
     stages: Any = encoder.body.blocks
     renamed = weights.rename_keys(packaged, [len(stage) for stage in stages])
     state = encoder.body.state_dict()

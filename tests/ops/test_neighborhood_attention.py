@@ -253,7 +253,7 @@ def test_opcheck(backend):
 
 @pytest.mark.parametrize("backend", [blocked, numba])
 def test_compiled_code_learns_the_right_strides(backend):
-    """Heads come as views of channels-last maps: what a fake call promises must hold for them."""
+    """Heads come as tiling of channels-last maps: what a fake call promises must hold for them."""
     maps = [torch.randn(1, 9, 11, 2, 4).permute(0, 3, 1, 2, 4) for _ in range(4)]
     inputs = (*maps, torch.randn(2, 9, 9), 5, 0.5)
     for operator, arguments in (

@@ -36,22 +36,14 @@ SHAPES = [
     (1, 2, 9, 10, 24, 21, 5),  # four tiles, three of them cut off
     (1, 1, 4, 17, 8, 8, 9),  # lower than the window
     (1, 2, 3, 4, 1, 1, 7),  # smaller than the window on both sides
-    (
-        1,
-        1,
-        9,
-        24,
-        8,
-        3,
-        13,
-    ),  # keys that windows at both edges hold: two goes
-    (1, 1, 18, 2, 8, 8, 15),
-    (1, 1, 3, 17, 8, 4, 21),  # windows that reach past two tiles
     (1, 1, 8, 9, 96, 21, 3),
     (1, 1, 5, 9, 21, 130, 3),  # wide values alone
     (1, 1, 9, 5, 256, 128, 3),
 ]
 SLOW_SHAPES = [
+    (1, 1, 9, 24, 8, 3, 13),  # keys in windows at both edges: two passes
+    (1, 1, 18, 2, 8, 8, 15),
+    (1, 1, 3, 17, 8, 4, 21),  # windows that reach past two tiles
     (2, 3, 16, 16, 32, 32, 9),
     (1, 2, 33, 18, 32, 21, 13),
     (1, 1, 40, 41, 8, 8, 15),
@@ -143,7 +135,13 @@ def _check(inputs, grad, window, *, dtype=torch.float32, scale=None):
 
 
 @pytest.mark.usefixtures("large_tiles")
-@pytest.mark.parametrize("case", golden_cases.names("neighborhood_attention"))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case.endswith("square_w9") else [])
+        for case in golden_cases.names("neighborhood_attention")
+    ],
+)
 def test_golden(case):
     tensors = {name: x.to(DEVICE) for name, x in golden_cases.load(case)[0].items()}
     inputs = [tensors[name] for name in ("query", "key", "value", "bias")]
@@ -216,6 +214,7 @@ def test_strides_as_they_come():
     _check(strided, grad, 5)
 
 
+@pytest.mark.slow
 def test_twice_the_same_bits():
     inputs = _inputs(2, 1, 9, 7, 16, 16, 5)
     grad = torch.randn_like(inputs[2])
@@ -255,11 +254,12 @@ def test_compiles_whole_with_dynamic_sizes():
         assert max(_errors([output.detach(), *(x.grad for x in inputs)], expected)) < 1e-5
 
 
-def test_auto_takes_it():
+def test_auto_leaves_it_out():
+    """Until a CUDA row stands under the results, nobody gets it without naming it."""
     inputs = _inputs(1, 1, 3, 4, 4, 4, 3)
     assert why_not("triton", inputs[0], window=3) is None
     output = neighborhood_attention(*[x.requires_grad_() for x in inputs], window=3)
-    assert "triton_attention" in output.grad_fn.name()
+    assert "triton_attention" not in output.grad_fn.name()
 
 
 def test_compiled_code_learns_the_right_strides():

@@ -81,7 +81,7 @@ def compiled(monkeypatch):
 
 
 def _launch(B, heads, H, W, d, dv, window, dtype):
-    """Forward and backward pass on uninitialised maps, strided as the model's are."""
+    """Forward and backward pass on uninitialized maps, strided as the model's are."""
     query, key = torch.empty(B, H, W, heads, 2 * d, dtype=dtype).movedim(3, 1).chunk(2, -1)
     value, grad = torch.empty(2, B, H, W, heads, dv, dtype=dtype).movedim(4, 2)
     bias = torch.empty(heads, 2 * window - 1, 2 * window - 1)

@@ -1,9 +1,16 @@
+import pytest
 import torch
 from torch import nn
 
 import pna
-from pna.train.optimizer import create_optimizer, parameter_groups
-from pna.train.recipe import OptimizerSection
+from pna.train.optimizer import (
+    average_weights,
+    create_optimizer,
+    learning_rate_factor,
+    parameter_groups,
+    set_learning_rate,
+)
+from pna.train.recipe import OptimizerSection, ScheduleSection
 
 
 class Network(nn.Module):
@@ -39,7 +46,7 @@ def test_norms_biases_and_bias_tables_are_not_decayed() -> None:
     }
 
 
-def test_one_learning_rate_serves_all_unless_told() -> None:
+def test_one_learning_rate_serves_all_by_default() -> None:
     assert {lr for _, lr in groups_of(OptimizerSection(lr=2e-4)).values()} == {2e-4}
 
 
@@ -53,7 +60,7 @@ def test_without_an_encoder_all_are_heads() -> None:
 
 
 def test_settings_reach_adamw_and_the_models_encoder_its_group() -> None:
-    model = pna.create_model("lite", num_classes=3, encoder="resnet18", pretrained=False)
+    model = pna.create_model("lite", 3, encoder="resnet18", encoder_weights=None)
     settings = OptimizerSection(lr=1e-4, head_lr=5e-4, betas=(0.8, 0.95))
     optimizer = create_optimizer(model, settings)
     assert isinstance(optimizer, torch.optim.AdamW)
@@ -63,3 +70,57 @@ def test_settings_reach_adamw_and_the_models_encoder_its_group() -> None:
         is_encoder = group["name"] == "encoder"
         assert group["lr"] == (1e-4 if is_encoder else 5e-4)
         assert all((id(p) in encoder) == is_encoder for p in group["params"])
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 1e-6),
+        (100, (1 - 100 / 20_000) ** 0.9 * 0.5000005),
+        (199, (1 - 199 / 20_000) ** 0.9 * (1e-6 + (1 - 1e-6) * 199 / 200)),
+        (200, 0.99**0.9),
+        (10_000, 0.5**0.9),
+        (19_999, (1 / 20_000) ** 0.9),
+        (20_000, 0.0),
+        (30_000, 0.0),
+    ],
+)
+def test_poly_with_linear_warm_up(step: int, factor: float) -> None:
+    paper = ScheduleSection(steps=20_000, warmup_steps=200, warmup_from=1e-6, power=0.9)
+    assert learning_rate_factor(step, paper) == pytest.approx(factor, rel=1e-9)
+
+
+def test_power_zero_is_constant_until_the_end() -> None:
+    schedule = ScheduleSection(steps=5, power=0.0)
+    assert [learning_rate_factor(s, schedule) for s in range(6)] == [1, 1, 1, 1, 1, 0]
+
+
+def test_groups_keep_their_own_peak() -> None:
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    settings = OptimizerSection(lr=1e-4, head_lr=5e-4)
+    encoder = {"encoder.weight", "encoder.bias"}
+    optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), settings, encoder))
+    set_learning_rate(optimizer, 0.1)
+    set_learning_rate(optimizer, 0.5)  # factors are of the peak, not of the last rate
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"encoder": 5e-5, "heads": 2.5e-4})
+
+
+def test_the_average_moves_and_buffers_are_copied() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
+    average = average_weights(model, 0.2)
+    expected = model[0].weight.detach().clone()
+    for step in range(1, 6):
+        model(torch.randn(8, 3))
+        with torch.no_grad():
+            model[0].weight.add_(step)
+        average.update_parameters(model)
+        decay = min(0.2, (1 + step) / (10 + step))  # early steps forget the start sooner
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+    torch.testing.assert_close(average.module[0].weight, expected)
+    assert torch.equal(average.module[1].running_mean, model[1].running_mean)
+    assert int(average.module[1].num_batches_tracked) == 5
+    assert model.training
+    assert not average.module.training
+    assert not any(p.requires_grad for p in average.module.parameters())
+    assert all(p.requires_grad for p in model.parameters())

@@ -1,54 +1,48 @@
-"""`pna evaluate`: scores of a model on a dataset, stage by stage."""
+"""`pna evaluate`: scores of a model on a data set, stage by stage."""
 
 import argparse
 import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pna.cli.refine import add_refine_argument, load_model, title_of
-from pna.cli.views import add_view_arguments, views_of
+from pna.cli.options import (
+    add_dataset_arguments,
+    add_device_argument,
+    add_tiling_arguments,
+    check_dataset_arguments,
+    create_dataset_of,
+    load_model,
+    tiling_of,
+)
+from pna.errors import PnaError
 
 if TYPE_CHECKING:
-    from pna.data import SegmentationDataset
-    from pna.labels import LabelSpace
-    from pna.predict import Device
+    import torch
 
-HELP = "score a model on a dataset, stage by stage"
+    from pna.evaluate import Report
+
+EPILOG = """\
+examples:
+  pna evaluate --model voc-lite --dataset voc2012 --root data/voc2012 --split val -o scores
+  pna evaluate --model runs/own/model --dataset folder --root data/own -o scores
+  pna evaluate --predictions out/ --dataset folder --root data/own --labels camvid -o scores
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--model", required=True, help="a bundled model's name or a saved folder")
-    add_refine_argument(parser)
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help="voc2012, cityscapes, cocostuff10k, deepglobe, trans10k, camvid, damage, or folder "
-        "(takes the model's classes)",
+    parser.epilog = EPILOG
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="a bundled model's name or a saved model's folder")
+    source.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="score label maps instead, of any origin: images of class indices with the names of "
+        "the data set's images",
     )
-    parser.add_argument("--root", type=Path, required=True, help="where the dataset lies")
-    parser.add_argument("--split", help="which part of it, for example val (folder: all)")
-    parser.add_argument(
-        "--split-list", type=Path, metavar="FILE", help="for a folder: stems to score, one a line"
-    )
-    parser.add_argument(
-        "--masks", choices=("index", "color"), help="for a folder: what its masks hold (index)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N pictures")
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out what can't be read and list it, instead of stopping at the first",
-    )
-    parser.add_argument(
-        "--boundary-width",
-        type=int,
-        default=3,
-        metavar="PX",
-        help="width of the region that boundary IoU looks at, in pixels (%(default)s)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is one)")
     parser.add_argument(
         "-o",
         "--out",
@@ -56,65 +50,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder for scores.json, scores.md and scores.png, made if missing",
     )
-    add_view_arguments(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="score the first N images alone")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out and list files that cannot be read, instead of stopping at the first",
+    )
+    parser.add_argument(
+        "--boundary-width",
+        type=int,
+        default=3,
+        metavar="PX",
+        help="width of boundary IoU's region along each boundary in pixels (default: %(default)s)",
+    )
+    add_device_argument(parser)
+    add_dataset_arguments(parser)
+    add_tiling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score the model, print the tables and write them."""
+    """Score the model or the predictions, print the tables and write them."""
+    check_dataset_arguments(args)
+    if args.dataset != "folder" and args.split is None:
+        # The data sets' own default is the part to train on.
+        raise PnaError("which part of the data set is to be scored? Give --split, such as val")
+    rank, device = _process(args.device)
+    args.out.mkdir(parents=True, exist_ok=True)  # now: it may fail, and scoring takes hours
+    report = _score_model(args, device) if args.model else _score_predictions(args)
+    # Every process has the whole report; one writes it.
+    if rank == 0:
+        print(report.table())
+        report.save(args.out)
+        if find_spec("matplotlib") is None:
+            print("no scores.png: it needs matplotlib, pip install 'pna[train]'", file=sys.stderr)
+    return 0
+
+
+def _score_model(args: argparse.Namespace, device: "torch.device") -> "Report":
     from pna.evaluate import evaluate
 
-    views = views_of(args)
-    rank, world_size, device = _process(args.device)
+    tiling = tiling_of(args)  # before the model is read: a wrong option ends the command at once
     model = load_model(args)
-    report = evaluate(
+    # A folder of images and masks does not name its classes; the model does.
+    labels = model.labels if args.dataset == "folder" else None
+    return evaluate(
         model,
-        _dataset(args, model.labels),
-        model_name=title_of(args),
+        create_dataset_of(args, args.split, labels),
+        model_name=args.model,
         device=device,
         boundary_width=args.boundary_width,
         limit=args.limit,
         skip_bad=args.skip_bad,
-        views=views,
-        rank=rank,
-        world_size=world_size,
+        num_workers=args.workers,
+        tiling=tiling,
     )
-    if rank == 0:
-        print(report.table())
-        report.save(args.out)
-    return 0
 
 
-def _process(device: str | None) -> "tuple[int, int, Device]":
-    """Rank, number of processes and device: one process, or what `accelerate launch` began."""
-    from pna.predict import default_device
+def _score_predictions(args: argparse.Namespace) -> "Report":
+    from pna.evaluate import evaluate_predictions
+
+    if not tiling_of(args).is_whole:
+        raise PnaError("--tile, --scales and --flip are for --model; --predictions are as they are")
+    if args.dataset == "folder" and args.labels is None:
+        raise PnaError("--predictions on --dataset folder need --labels: the classes of the masks")
+    return evaluate_predictions(
+        args.predictions,
+        create_dataset_of(args, args.split),
+        boundary_width=args.boundary_width,
+        limit=args.limit,
+        skip_bad=args.skip_bad,
+        num_workers=args.workers,
+    )
+
+
+def _process(device: str | None) -> "tuple[int, torch.device]":
+    """Join the processes of `accelerate launch`, if there are several; return rank and device."""
+    from pna.inference.devices import find_device
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1, device or default_device()
+        return 0, find_device(device)
     import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     from pna.train.processes import check_joined
 
-    # Unless told so, accelerate takes each of several processes on CPUs for the only one.
+    # On CPUs accelerate takes each of several processes for the only one unless told otherwise.
     state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
     check_joined(state.num_processes)
-    return state.process_index, state.num_processes, state.device
-
-
-def _dataset(args: argparse.Namespace, labels: "LabelSpace") -> "SegmentationDataset":
-    from pna.data import DATASETS, create_dataset
-
-    if args.dataset == "folder":  # it doesn't say what its labels mean; the model does
-        return create_dataset(
-            "folder",
-            args.root,
-            args.split,
-            labels=labels,
-            split_list=args.split_list,
-            masks=args.masks,
-        )
-    if args.dataset in DATASETS and args.split is None:  # the default is the training part
-        raise ValueError("which part of the dataset is to be scored? Give --split, such as val")
-    return create_dataset(
-        args.dataset, args.root, args.split, split_list=args.split_list, masks=args.masks
-    )
+    return state.process_index, state.device

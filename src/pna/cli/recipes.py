@@ -2,16 +2,24 @@
 
 import argparse
 
-HELP = "list the bundled recipes: paper, data set, model, score, command"
+from pna.cli.tables import format_table
+from pna.errors import PnaError
+
+EPILOG = """\
+examples:
+  pna recipes
+  pna recipes "table 3" swin
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "words",
         nargs="*",
         metavar="WORD",
-        help="list only the recipes whose rows hold all of these, for example: 'table 3' swin",
+        help="list the recipes whose rows hold all of these words",
     )
 
 
@@ -19,30 +27,22 @@ def run(args: argparse.Namespace) -> int:
     """Print a table.
 
     Raises:
-        ValueError: No recipe holds the words.
+        PnaError: No recipe holds the words.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pna.train import bundled_recipes, load_recipe, recipe_head
+    from pna.train.recipe import RECIPES
 
-    from pna.train.recipe_files import bundled_recipes
-
-    table = Table("recipe", "paper", "data set", "model", "score", box=box.SIMPLE)
-    table.columns[0].no_wrap = True
-    for name in bundled_recipes():
-        row = describe(name)
+    folders, presets = (RECIPES, *args.setup.recipe_folders), args.setup.load_presets()
+    rows = []
+    for name in bundled_recipes(folders):
+        recipe = load_recipe(name, folders=folders, presets=presets)
+        head = recipe_head(name, folders)
+        # Words are matched against the row itself, so that every hit shows why it is one.
+        row = (name, recipe.data.name, recipe.model.title, head["paper"], head["score"])
         if all(word.casefold() in " ".join(row).casefold() for word in args.words):
-            table.add_row(*row)
-    if not table.row_count:
-        raise ValueError(f"no recipe holds all of {args.words}; `pna recipes` lists them all")
-    Console().print(table)
-    print("Train one: pna train RECIPE -o runs/RECIPE --set data.root=PATH")
+            rows.append(row)
+    if not rows:
+        raise PnaError(f"no recipe holds all of {args.words}; `pna recipes` lists them all")
+    print(format_table(("recipe", "data set", "model", "paper", "score"), rows, numbers=False))
+    print("\nTrain one: pna train RECIPE --root PATH -o runs/RECIPE")
     return 0
-
-
-def describe(name: str) -> tuple[str, str, str, str, str]:
-    """The row of a recipe: name, paper, data set, model and score."""
-    from pna.train.recipe_files import load_recipe, recipe_head
-
-    recipe, head = load_recipe(name), recipe_head(name)
-    return name, head["paper"], recipe.data.name, recipe.model.title, head["score"]

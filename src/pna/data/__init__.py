@@ -1,28 +1,31 @@
-"""Data: pictures with labels, from disk to batches.
+"""Data: images with labels, from disk to batches.
 
 One file per data set, all alike; `create_dataset` makes one by name.
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pna.data.augmented import Augmented
 from pna.data.camvid import CamVid
 from pna.data.cityscapes import Cityscapes
 from pna.data.cocostuff import CocoStuff10k
 from pna.data.damage import ConcreteDamage
 from pna.data.dataset import Batch, Sample, SegmentationDataset
 from pna.data.deepglobe import DeepGlobe
-from pna.data.errors import DataError
+from pna.data.errors import DataError, DataWarning
 from pna.data.folder import Folder
-from pna.data.loader import train_loader
 from pna.data.pairs import Pair
-from pna.data.sampler import StepBatchSampler
 from pna.data.trans10k import Trans10k
-from pna.data.transforms import JointTransform, train_transform
 from pna.data.voc2012 import VOC2012
-from pna.labels import LabelSpace
+from pna.labels import Color, LabelSpace
+
+if TYPE_CHECKING:
+    from pna.data.augmented import Augmented
+    from pna.data.loader import train_loader
+    from pna.data.sampler import StepBatchSampler
+    from pna.data.transforms import JointTransform, train_transform
 
 __all__ = [
     "DATASETS",
@@ -34,6 +37,7 @@ __all__ = [
     "CocoStuff10k",
     "ConcreteDamage",
     "DataError",
+    "DataWarning",
     "DeepGlobe",
     "Folder",
     "JointTransform",
@@ -46,6 +50,23 @@ __all__ = [
     "train_loader",
     "train_transform",
 ]
+
+# Training alone needs torchvision, which takes longer to import than all else here.
+_FOR_TRAINING: Final = {
+    "Augmented": "pna.data.augmented",
+    "JointTransform": "pna.data.transforms",
+    "StepBatchSampler": "pna.data.sampler",
+    "train_loader": "pna.data.loader",
+    "train_transform": "pna.data.transforms",
+}
+
+
+# Names are imported when they are first read (PEP 562).
+def __getattr__(name: str) -> Any:
+    if name in _FOR_TRAINING:
+        return getattr(importlib.import_module(_FOR_TRAINING[name]), name)
+    raise AttributeError(f"module 'pna.data' has no attribute {name!r}")
+
 
 DATASETS: Final[dict[str, type[SegmentationDataset]]] = {
     "voc2012": VOC2012,
@@ -69,23 +90,30 @@ def create_dataset(
     split_list: str | Path | None = None,
     ratio: float | None = None,
     masks: Literal["index", "color"] | None = None,
-    label_cache: str | Path | None = None,
+    ignore: int | Color | str | None = None,
 ) -> SegmentationDataset:
-    """Makes a data set by name.
+    """Make a data set by name.
 
     Args:
         name: A key of `DATASETS`.
-        root: Where it lies on disk.
+        root: Its folder on disk.
         split: Which part; None takes the data set's default.
-        labels: Only for `folder`, which needs it: what the labels mean.
+        labels: Only for `folder`, which needs it: the label space.
         split_list: Only for `folder`: a file with one stem a line.
         ratio: Only for `folder`: share of the pairs in `val`.
-        masks: Only for `folder`: whether masks hold indices or colours.
-        label_cache: A folder to keep converted masks in, for the next time they are read.
+        masks: Only for `folder`: whether masks hold indices or colors.
+        ignore: Only for `folder`: value or color of ignored pixels in the masks.
 
     Raises:
         DataError: If the name is unknown, an option does not belong to the data set, or the data
             set is not found as expected.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_voc
+        >>> dataset = create_dataset("voc2012", write_voc(mkdtemp()), "val")
+        >>> len(dataset), dataset.labels.num_classes
+        (2, 21)
     """
     if name not in DATASETS:
         raise DataError(f"no data set {name!r}: expected one of {', '.join(DATASETS)}")
@@ -95,17 +123,16 @@ def create_dataset(
         "split_list": split_list,
         "ratio": ratio,
         "masks": masks,
+        "ignore": ignore,
     }
     options = {key: value for key, value in given.items() if value is not None}
     foreign = sorted(options.keys() - {"split"})
     if name != "folder" and foreign:
         raise DataError(
-            f"{', '.join(foreign)} belong to the data set 'folder'; {name!r} knows its own"
+            f"{', '.join(foreign)}: options of the data set 'folder' alone; leave them out for "
+            f"{name!r}"
         )
     if name == "folder" and labels is None:
         raise DataError("the data set 'folder' needs labels: a LabelSpace that names its classes")
     create: Callable[..., SegmentationDataset] = DATASETS[name]
-    dataset = create(root, **options)
-    if label_cache is not None:
-        dataset.cache_labels(label_cache)
-    return dataset
+    return create(root, **options)

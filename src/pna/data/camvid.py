@@ -14,7 +14,7 @@ from pna.data.pairs import Pair, match_pairs
 from pna.data.reading import read_index_mask
 from pna.labels import CAMVID, IGNORE_INDEX
 
-UNLABELLED = 11  # the index that stands for "no class" in this layout's masks
+UNLABELED = 11  # the index that stands for "no class" in this layout's masks
 
 
 class CamVid(SegmentationDataset):
@@ -26,17 +26,25 @@ class CamVid(SegmentationDataset):
 
     Raises:
         DataError: If a folder or a partner is missing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_camvid
+        >>> dataset = CamVid(write_camvid(mkdtemp()), "val")
+        >>> len(dataset), dataset.labels.name
+        (2, 'camvid')
     """
 
     splits: ClassVar = ("train", "val", "test")
+    # As published with SegNet; CamVid itself has 701 labeled frames: 367 + 101 + 233.
     counts: ClassVar = {"train": 367, "val": 101, "test": 233}
 
     def __init__(self, root: str | Path, split: Literal["train", "val", "test"] = "train") -> None:
         self.check_split(split)
         super().__init__(match_pairs(Path(root) / split, Path(root) / f"{split}annot"), CAMVID)
 
-    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
-        """Reads the mask of a pair (H, W); unlabelled pixels are ignored."""
+    def read_mask(self, pair: Pair) -> NDArray[np.integer]:
+        """Read the mask of a pair (H, W); unlabeled pixels are ignored."""
         labels = read_index_mask(pair.mask)
-        labels[labels == UNLABELLED] = IGNORE_INDEX
+        labels[labels == UNLABELED] = IGNORE_INDEX
         return labels

@@ -1,30 +1,33 @@
-"""Is a data set whole? Every file opened, everything that is wrong listed, the classes counted."""
+"""The check of a data set: open every file, list every problem, count the classes."""
 
+import contextlib
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from pna.data.dataset import SegmentationDataset, check_sizes
-from pna.data.errors import DataError
+from pna.data.errors import DataError, DataWarning
+from pna.data.loader import read_in_order
 from pna.data.pairs import collect_missing
-from pna.data.reading import read_picture
-from pna.labels import IGNORE_INDEX
+from pna.data.reading import checked_labels, read_image
+from pna.labels import IGNORE_INDEX, LabelSpace
 
 NUM_LABELS = IGNORE_INDEX + 1
 Follow = Callable[[Iterable["Finding"], int], Iterable["Finding"]]
 
 
 class Finding(NamedTuple):
-    """What there is to say of one pair.
+    """The check of one pair.
 
     Attributes:
-        problems: What is wrong with it; a picture and its mask may both be.
-        size: Height and width of the picture, if it can be read.
+        problems: All that is wrong with the image and its mask.
+        size: Height and width of the image, if it can be read.
         pixels: Number of pixels of each label (256), all 0 if the mask can't be read.
     """
 
@@ -35,17 +38,17 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a check found in one split.
+    """The check of one split.
 
     Attributes:
-        split: Its name; None is all there is.
+        split: Its name; None stands for all pairs.
         dataset: Its pairs; None if the split isn't there.
-        expected: Pictures it should have, as published; None if nobody says, or nobody asked.
+        expected: Images it should have, as published; None takes any number.
         num_checked: Pairs that were opened.
         problems: All that is wrong.
         sizes: How often each size (height, width) occurs.
         pixels: Number of pixels of each label (256).
-        pictures: Number of pictures in which each label occurs (256).
+        images: Number of images in which each label occurs (256).
     """
 
     split: str | None
@@ -55,11 +58,11 @@ class SplitReport:
     problems: list[str]
     sizes: Counter[tuple[int, int]]
     pixels: NDArray[np.int64]
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
 
     @property
     def num_pairs(self) -> int:
-        """Pictures found with their masks."""
+        """Images found with their masks."""
         return 0 if self.dataset is None else len(self.dataset)
 
     @property
@@ -69,8 +72,8 @@ class SplitReport:
 
     @property
     def shares(self) -> list[float]:
-        """Share of each class in the labelled pixels, 0..1."""
-        counts = self.pixels[: len(self.classes)]
+        """Share of each class in the labeled pixels, 0..1."""
+        counts = self.pixels[: len(self.classes)]  # without the ignored ones
         return [float(count) / max(1, int(counts.sum())) for count in counts]
 
     @property
@@ -79,7 +82,7 @@ class SplitReport:
         return float(self.pixels[IGNORE_INDEX]) / max(1, int(self.pixels.sum()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
+        """Return everything as plain values for JSON."""
         return {
             "split": self.split,
             "expected": self.expected,
@@ -89,7 +92,7 @@ class SplitReport:
             "sizes": [[*size, count] for size, count in sorted(self.sizes.items())],
             "ignored_share": self.ignored_share,
             "classes": [
-                {"name": name, "share": self.shares[index], "pictures": int(self.pictures[index])}
+                {"name": name, "share": self.shares[index], "images": int(self.images[index])}
                 for index, name in enumerate(self.classes)
             ],
         }
@@ -104,102 +107,153 @@ def check_split(
     num_workers: int = 0,
     follow: Follow | None = None,
 ) -> SplitReport:
-    """Checks one split of a data set: partners, sizes, labels, and how many pictures there are.
+    """Check one split of a data set: partners, sizes, labels, and the number of images.
 
     Args:
         create: Makes the data set of this split.
-        split: What the report calls it.
-        expected: Pictures it should have; None takes any number.
+        split: Name of the split in the report.
+        expected: Images it should have; None takes any number.
         limit: Open so many pairs, evenly spread; None opens all.
         num_workers: Processes that read; 0 reads in this one.
-        follow: Passes findings on as they come, given how many to expect: for a progress bar.
+        follow: Passes findings on as they come, given their number: for a progress bar.
+
+    Example:
+        >>> from functools import partial
+        >>> from tempfile import mkdtemp
+        >>> from pna.data import CamVid
+        >>> from pna.data.synthetic import write_camvid
+        >>> create = partial(CamVid, write_camvid(mkdtemp()), "val")
+        >>> report = check_split(create, "val", expected=101)
+        >>> report.num_checked, report.problems
+        (2, ['expected 101 images with masks, as published; found 2'])
     """
-    try:
-        with collect_missing() as problems:
+    sizes: Counter[tuple[int, int]] = Counter()
+    pixels, images = np.zeros((2, NUM_LABELS), dtype=np.int64)
+    num_checked = 0
+    dataset: SegmentationDataset | None = None
+    # Warnings become problems of the report; a check has no other words for them.
+    with warnings.catch_warnings(record=True) as remarks, collect_missing() as problems:
+        warnings.simplefilter("always", DataWarning)
+        try:
             dataset = create()
-    except DataError as error:  # not there at all
-        return _summed(split, None, expected, [*problems, str(error)], [])
-    num_pairs = len(dataset)
-    if expected is not None and num_pairs != expected:
-        problems.insert(
-            0, f"expected {expected} pictures with masks, as published; found {num_pairs}"
-        )
-    inspection = _Inspection(dataset, spread(num_pairs, limit))
-    findings: Iterable[Finding] = DataLoader(
-        inspection,
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
-    )
-    if follow is not None:
-        findings = follow(findings, len(inspection))
-    return _summed(split, dataset, expected, problems, findings)
+        except DataError as error:  # not there at all
+            problems.append(str(error))
+    problems += _data_warnings(remarks)
+    if dataset is not None:
+        if expected is not None and len(dataset) != expected:
+            message = f"expected {expected} images with masks, as published; found {len(dataset)}"
+            # First: a part that was not unpacked explains all the problems after it.
+            problems.insert(0, message)
+        chosen = spread(len(dataset), limit)
+        findings = read_in_order(partial(inspect, dataset), chosen, num_workers=num_workers)
+        for finding in findings if follow is None else follow(findings, len(chosen)):
+            num_checked += 1
+            problems += finding.problems
+            sizes.update([finding.size] if finding.size else [])
+            pixels += finding.pixels
+            images += finding.pixels > 0
+        # Over the whole split: a single mask may well hold one class, or none.
+        remark = remark_on_labels(dataset.labels, pixels)
+        if remark is not None and split not in dataset.withheld:
+            problems.append(remark)
+    return SplitReport(split, dataset, expected, num_checked, problems, sizes, pixels, images)
 
 
 def spread(length: int, number: int | None) -> list[int]:
-    """At most `number` indices below `length`, evenly spread; None takes all."""
+    """Return at most `number` indices below `length`, evenly spread; None takes all.
+
+    Example:
+        >>> spread(6, 3)
+        [0, 2, 4]
+    """
     if number is None or number >= length:
         return list(range(length))
+    # In integers, so that it is the same on every machine.
     return [index * length // number for index in range(number)]
 
 
 def inspect(dataset: SegmentationDataset, index: int) -> Finding:
-    """Opens a pair and notes whatever is wrong with it."""
+    """Open a pair and collect all that is wrong with it."""
     pair = dataset.pairs[index]
     problems: list[str] = []
-    picture = labels = None
-    try:
-        picture = read_picture(pair.picture)
-    except DataError as error:
-        problems.append(str(error))
-    try:
-        labels = dataset.label_map(pair)
-    except DataError as error:
-        problems.append(str(error))
-    if picture is not None and labels is not None:
+    # Image and mask apart, so that a damaged image does not hide what is wrong with its mask.
+    image = labels = None
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", DataWarning)
         try:
-            check_sizes(pair, picture, labels)
+            image = read_image(pair.image)
         except DataError as error:
             problems.append(str(error))
-    size = None if picture is None else (picture.shape[0], picture.shape[1])
+        problems += [f"image {pair.image}: {message}" for message in _data_warnings(remarks)]
+    try:
+        labels = checked_labels(dataset.read_mask(pair), pair.mask, dataset.labels)
+        if image is not None:
+            check_sizes(pair, image, labels)
+    except DataError as error:
+        problems.append(str(error))
+    size = None if image is None else (image.shape[0], image.shape[1])
     pixels = np.bincount([] if labels is None else labels.ravel(), minlength=NUM_LABELS)
     return Finding(problems, size, pixels)
 
 
-class _Inspection(Dataset[Finding]):
-    """What `inspect` finds, by place."""
+def remark_on_labels(labels: LabelSpace, pixels: Sequence[int] | NDArray[np.int64]) -> str | None:
+    """Describe labels that hold nothing to learn or to score.
 
-    def __init__(self, dataset: SegmentationDataset, indices: list[int]) -> None:
-        self.dataset = dataset
-        self.indices = indices
+    Args:
+        labels: The label space.
+        pixels: Number of pixels of each label, 256 numbers.
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    Returns:
+        The fault and its remedy, or None. The known faults: the label space has one class; every
+        pixel is ignored; one class and ignored pixels are all there is, as when black and white
+        masks (0 and 255) are read as indices.
 
-    def __getitem__(self, place: int) -> Finding:
-        return inspect(self.dataset, self.indices[place])
+    Example:
+        >>> from pna.labels import generic
+        >>> remark_on_labels(generic(2), [5] + [0] * 254 + [3])[:50]
+        "besides 255 (ignored) only class 'class_0' occurs,"
+        >>> remark_on_labels(generic(2), [5, 2] + [0] * 253 + [3])
+    """
+    ignored = int(pixels[IGNORE_INDEX])
+    present = [name for name, count in zip(labels.classes, pixels, strict=False) if count]
+    if labels.num_classes == 1:
+        return (
+            f"label space {labels.name!r} has one class, {labels.classes[0]!r}, so every pixel is "
+            "right whatever the network does: the background is a class of its own, name it too"
+        )
+    if not ignored or len(present) > 1:
+        return None
+    if not present:
+        return (
+            f"every pixel is ignored ({IGNORE_INDEX}), so there is nothing to learn or to score: "
+            f"expected class indices 0..{labels.num_classes - 1} ({labels.name}) in the masks"
+        )
+    return (
+        f"besides {IGNORE_INDEX} (ignored) only class {present[0]!r} occurs, so there is nothing "
+        "to learn. In black and white masks white is a color and no index: read them as colors "
+        "(masks: color) with the colors (0, 0, 0) and (255, 255, 255) in the label space"
+    )
 
 
-def _as_it_is(finding: Finding) -> Finding:
-    return finding
+def warn_of_labels(dataset: SegmentationDataset, *, num_masks: int = 16) -> None:
+    """Warn if some masks, evenly spread, hold nothing to learn; files that are bad are left out.
+
+    Args:
+        dataset: Its masks are read.
+        num_masks: How many, at most.
+    """
+    pixels = np.zeros(NUM_LABELS, dtype=np.int64)
+    for index in spread(len(dataset), num_masks):
+        pair = dataset.pairs[index]
+        with contextlib.suppress(DataError):  # training names it, or passes over it
+            labels = checked_labels(dataset.read_mask(pair), pair.mask, dataset.labels)
+            pixels += np.bincount(labels.ravel(), minlength=NUM_LABELS)
+    # Together, not mask by mask: one image may well show one class.
+    remark = remark_on_labels(dataset.labels, pixels)
+    if remark is not None:
+        number = min(len(dataset), num_masks)
+        warnings.warn(f"in {number} masks {remark}", DataWarning, stacklevel=2)
 
 
-def _summed(
-    split: str | None,
-    dataset: SegmentationDataset | None,
-    expected: int | None,
-    problems: list[str],
-    findings: Iterable[Finding],
-) -> SplitReport:
-    """Adds up findings."""
-    sizes: Counter[tuple[int, int]] = Counter()
-    pixels, pictures = np.zeros((2, NUM_LABELS), dtype=np.int64)
-    problems = [*problems]
-    num_checked = 0
-    for finding in findings:
-        num_checked += 1
-        problems += finding.problems
-        sizes.update([finding.size] if finding.size else [])
-        pixels += finding.pixels
-        pictures += finding.pixels > 0
-    return SplitReport(split, dataset, expected, num_checked, problems, sizes, pixels, pictures)
+def _data_warnings(remarks: Iterable[warnings.WarningMessage]) -> list[str]:
+    return [str(remark.message) for remark in remarks if remark.category is DataWarning]

@@ -35,35 +35,39 @@ class Cityscapes(SegmentationDataset):
 
     Raises:
         DataError: If a folder or a partner is missing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_cityscapes
+        >>> dataset = Cityscapes(write_cityscapes(mkdtemp()), "val")
+        >>> len(dataset), dataset.labels.name
+        (2, 'cityscapes')
     """
 
     splits: ClassVar = ("train", "val", "test")
     counts: ClassVar = {"train": 2975, "val": 500, "test": 1525}
+    withheld: ClassVar = ("test",)  # scored by the benchmark's server alone
 
     def __init__(self, root: str | Path, split: Literal["train", "val", "test"] = "train") -> None:
         self.check_split(split)
-        pictures, masks = Path(root) / "leftImg8bit" / split, Path(root) / "gtFine" / split
+        images, masks = Path(root) / "leftImg8bit" / split, Path(root) / "gtFine" / split
+        # A city in one of the two folders only is kept: `match_pairs` then names its partner.
+        folders = [
+            *existing_folder(images, needed_for="a folder of images for each city").iterdir(),
+            *existing_folder(masks, needed_for="a folder of masks for each city").iterdir(),
+        ]
+        cities = sorted({folder.name for folder in folders if folder.is_dir()})
+        if not cities:
+            raise DataError(f"no folder of a city in {images} and {masks}; unpack both archives")
         super().__init__(
             [
                 pair
-                for city in _cities(pictures, masks)
-                for pair in match_pairs(pictures / city, masks / city, endings=ENDINGS)
+                for city in cities
+                for pair in match_pairs(images / city, masks / city, endings=ENDINGS)
             ],
             CITYSCAPES,
         )
 
-    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
-        """Reads the label ids of a pair as train ids (H, W)."""
+    def read_mask(self, pair: Pair) -> NDArray[np.integer]:
+        """Read the label ids of a pair as train ids (H, W)."""
         return translate(read_index_mask(pair.mask), LABELS, pair.mask, what="label ids")
-
-
-def _cities(pictures: Path, masks: Path) -> list[str]:
-    """The folders that are in either place, sorted: one without its partner is found missing."""
-    folders = [
-        *existing_folder(pictures, needed_for="a folder of pictures for each city").iterdir(),
-        *existing_folder(masks, needed_for="a folder of masks for each city").iterdir(),
-    ]
-    cities = sorted({folder.name for folder in folders if folder.is_dir()})
-    if not cities:
-        raise DataError(f"no folder of a city in {pictures} and {masks}; unpack both archives")
-    return cities

@@ -17,8 +17,8 @@ from pna.data.reading import translate
 from pna.labels import COCO_STUFF, IGNORE_INDEX
 from pna.labels.coco_stuff import OWNERS_LABELS
 
-UNLABELLED = 0
-LABELS: Final = {UNLABELLED: IGNORE_INDEX} | {
+UNLABELED = 0
+LABELS: Final = {UNLABELED: IGNORE_INDEX} | {
     label: index for index, label in enumerate(OWNERS_LABELS)
 }
 
@@ -26,14 +26,21 @@ ENDINGS: Final = Endings(".jpg", ".mat")
 
 
 class CocoStuff10k(SegmentationDataset):
-    """COCO-Stuff 10k: things and stuff in everyday pictures, every pixel labelled.
+    """COCO-Stuff 10k: things and stuff in everyday images, every pixel labeled.
 
     Args:
         root: The folder that holds `images`, `annotations` and `imageLists`.
         split: Which list under `imageLists` to read.
 
     Raises:
-        DataError: If scipy, a folder, the list, or a listed picture or mask is missing.
+        DataError: If scipy, a folder, the list, or a listed image or mask is missing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_cocostuff10k
+        >>> dataset = CocoStuff10k(write_cocostuff10k(mkdtemp()), "test")
+        >>> len(dataset), dataset.labels.name
+        (2, 'cocostuff10k')
     """
 
     splits: ClassVar = ("train", "test")
@@ -41,13 +48,13 @@ class CocoStuff10k(SegmentationDataset):
 
     def __init__(self, root: str | Path, split: Literal["train", "test"] = "train") -> None:
         self.check_split(split)
-        require_scipy("COCO-Stuff 10k")
+        require_scipy("COCO-Stuff 10k")  # now, not at the first of 9000 masks
         home = Path(root)
         stems = read_list(home / "imageLists" / f"{split}.txt")
         super().__init__(
             match_pairs(home / "images", home / "annotations", stems, endings=ENDINGS), COCO_STUFF
         )
 
-    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
-        """Reads the owners' labels of a pair as classes 0..170 (H, W); unlabelled is ignored."""
+    def read_mask(self, pair: Pair) -> NDArray[np.integer]:
+        """Read the owners' labels of a pair as classes 0..170 (H, W); unlabeled is ignored."""
         return translate(read_mat_mask(pair.mask, "S"), LABELS, pair.mask, what="labels")

@@ -1,5 +1,11 @@
-"""The one error of the data box."""
+"""The error and the warning of the data room."""
+
+from pna.errors import PnaError
 
 
-class DataError(ValueError):
-    """Pictures, masks or lists on disk are not as expected; the message names the file."""
+class DataError(PnaError):
+    """Images, masks or lists on disk are not as expected; the message names the file."""
+
+
+class DataWarning(UserWarning):
+    """Data can be read, but is probably wrong; the message holds the remedy."""

@@ -19,7 +19,7 @@ _UNREADABLE = (
 
 
 def require_scipy(wanted_for: str) -> None:
-    """Says how to install scipy, before thousands of files are found unreadable without it.
+    """Raise an error that names the remedy before thousands of files fail without scipy.
 
     Raises:
         DataError: If scipy isn't installed.
@@ -32,7 +32,7 @@ def require_scipy(wanted_for: str) -> None:
 
 
 def read_mat_mask(file: Path, *keys: str) -> NDArray[np.integer]:
-    """Reads a label map (H, W) from a `.mat` file.
+    """Read a label map (H, W) from a `.mat` file.
 
     Args:
         file: A MATLAB file, version 4 to 7.

@@ -33,6 +33,13 @@ class Trans10k(SegmentationDataset):
 
     Raises:
         DataError: If a folder or a partner is missing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_trans10k
+        >>> dataset = Trans10k(write_trans10k(mkdtemp()), "val")
+        >>> len(dataset), dataset.labels.name
+        (3, 'trans10k')
     """
 
     splits: ClassVar = ("train", "val", "val-easy", "val-hard", "test", "test-easy", "test-hard")
@@ -49,19 +56,20 @@ class Trans10k(SegmentationDataset):
             TRANS10K,
         )
 
-    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
-        """Reads the colours of a pair's mask as background, things and stuff (H, W)."""
+    def read_mask(self, pair: Pair) -> NDArray[np.integer]:
+        """Read the colors of a pair's mask as background, things and stuff (H, W)."""
+        # The sum is enough: which channel of a "thing" is full has no meaning.
         sums = read_colors(pair.mask).sum(axis=-1, dtype=np.uint16)
         return translate(sums, LABELS, pair.mask, what="sums of red, green and blue")
 
 
 def _folders(root: Path, split: str) -> list[Path]:
-    """The folders with `images` and `masks` that make up a split."""
+    """Find the folders with `images` and `masks` that make up a split."""
     part, _, difficulty = split.partition("-")
     home = root / {"val": "validation"}.get(part, part)
     if difficulty:
         return [home / difficulty]
-    if (home / "images").is_dir():  # the training pictures are not told apart
+    if (home / "images").is_dir():  # the training images have no easy and hard part
         return [home]
     folders = [home / "easy", home / "hard"]
     if not any(folder.is_dir() for folder in folders):

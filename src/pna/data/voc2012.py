@@ -31,7 +31,14 @@ class VOC2012(SegmentationDataset):
         split: `train` and `val` as the owners list them, or `trainaug`, with SBD's labels.
 
     Raises:
-        DataError: If the layout is not found, or a listed picture or mask is missing.
+        DataError: If the layout is not found, or a listed image or mask is missing.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_voc
+        >>> dataset = VOC2012(write_voc(mkdtemp()), "val")
+        >>> len(dataset), dataset.labels.name
+        (2, 'voc2012')
     """
 
     splits: ClassVar = ("train", "trainaug", "val")
@@ -43,8 +50,8 @@ class VOC2012(SegmentationDataset):
         self.check_split(split)
         super().__init__(_find_pairs(find_voc2012(Path(root)), split), VOC)
 
-    def read_labels(self, pair: Pair) -> NDArray[np.integer]:
-        """Reads the mask of a pair (H, W): VOC's palette PNG, or SBD's MATLAB file."""
+    def read_mask(self, pair: Pair) -> NDArray[np.integer]:
+        """Read the mask of a pair (H, W): VOC's palette PNG, or SBD's MATLAB file."""
         if pair.mask.suffix == ".mat":
             return read_mat_mask(pair.mask, *sbd.SEGMENTATION)
         return read_index_mask(pair.mask)
@@ -60,23 +67,24 @@ def _find_pairs(home: Path, split: str) -> list[Pair]:
                 f"{home} or one of the two folders above it (SBD's own benchmark.tgz, unpacked)"
             )
         return sbd.trainaug_pairs(home, sbd_folder)
+    # A converted download may hold SegmentationClassAug alone, which has VOC's masks too.
     masks = own if own.is_dir() and split != "trainaug" else augmented
     stems = read_list(home / "ImageSets" / "Segmentation" / f"{split}.txt")
     return match_pairs(home / "JPEGImages", masks, stems)
 
 
 def find_voc2012(root: Path) -> Path:
-    """The folder `VOC2012` at or under `root`.
+    """Find the folder `VOC2012` at or under `root`.
 
     Raises:
-        DataError: If none of the three places has `ImageSets/Segmentation`.
+        DataError: If none of the three folders has `ImageSets/Segmentation`.
     """
-    places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    for place in places:
-        if (place / "ImageSets" / "Segmentation").is_dir():
-            return place
+    folders = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    for folder in folders:
+        if (folder / "ImageSets" / "Segmentation").is_dir():
+            return folder
     raise DataError(
         "no Pascal VOC 2012: looked for ImageSets/Segmentation in "
-        f"{', '.join(str(place) for place in places)}; unpack VOCtrainval_11-May-2012.tar and "
+        f"{', '.join(map(str, folders))}; unpack VOCtrainval_11-May-2012.tar and "
         "give the folder that holds VOCdevkit"
     )

@@ -1,12 +1,17 @@
-"""Pictures of label maps: numpy arrays in, Pillow images out.
+"""Images of label maps: numpy arrays in, Pillow images out.
 
-`palette` writes label maps, `overlay` lays one over its picture, `strip` sets the stages of a
-prediction side by side, `sheet` many pictures with their labels, `similarity` draws what a pixel
-looks at (the paper's Figure 1).
+| file | draws |
+|---|---|
+| `palette` | label maps as PNG files with a palette |
+| `overlay` | a label map over its image; the legend |
+| `strip` | the stages of a prediction side by side |
+| `sheet` | many images with their labels |
+| `similarity` | the neighborhood of a pixel (the paper's Figure 1) |
+| `layout`, `text` | panels, titles, letters |
 """
 
 from pna.draw.overlay import legend, overlay
-from pna.draw.palette import save_labels
+from pna.draw.palette import save_labels, write_image
 from pna.draw.sheet import Entry, contact_sheet
 from pna.draw.similarity import similarity_figure
 from pna.draw.strip import strip
@@ -19,4 +24,5 @@ __all__ = [
     "save_labels",
     "similarity_figure",
     "strip",
+    "write_image",
 ]

@@ -1,4 +1,4 @@
-"""A label map laid over its picture, and the legend that names its colours."""
+"""A label map laid over its image, and the legend that names its colors."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from pna.draw.palette import UInt8Array, check_labels
-from pna.draw.text import INK, PAPER, fit_text, font, text_width
+from pna.draw.text import INK, PAPER, fit_text, text_width, write
+from pna.errors import PnaError
 from pna.labels import IGNORE_COLOR, IGNORE_INDEX, LabelSpace
 
 _EDGE = np.array((255, 255, 255), dtype=np.float32)
@@ -16,56 +17,63 @@ _SWATCH, _TEXT, _GAP, _LINE = 14, 14, 6, 24
 
 
 def overlay(
-    picture: UInt8Array, labels: UInt8Array, label_space: LabelSpace, *, alpha: float = 0.5
+    image: UInt8Array, labels: UInt8Array, label_space: LabelSpace, *, alpha: float = 0.5
 ) -> Image.Image:
-    """Lay the colours of the classes over a picture, with a thin white line where they change.
+    """Lay the colors of the classes over an image, with a thin white line where they change.
 
-    A black class (VOC's background) leaves the picture as it is: black would only darken it.
+    A black class (VOC's background) leaves the image as it is: black would only darken it.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8, classes of `label_space` or 255 (ignored).
-        label_space: Gives the colours.
-        alpha: Share of the class colour in [0, 1]; the rest is the picture.
+        label_space: Gives the colors.
+        alpha: Share of the class color in [0, 1]; the rest is the image.
 
     Raises:
-        ValueError: If sizes or values don't fit.
+        PnaError: Sizes or values do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from pna.labels import VOC
+        >>> labels = np.full((4, 6), 8, np.uint8)  # cat, (64, 0, 0)
+        >>> overlay(np.full((4, 6, 3), 100, np.uint8), labels, VOC).getpixel((0, 0))
+        (82, 50, 50)
     """
     check_labels(labels, label_space)
-    check_picture(picture)
-    if picture.shape[:2] != labels.shape:
-        raise ValueError(
-            f"picture and labels must have the same size, got {picture.shape[:2]} and "
+    check_image(image)
+    if image.shape[:2] != labels.shape:
+        raise PnaError(
+            f"image and labels must have the same size, got {image.shape[:2]} and "
             f"{labels.shape} (H, W)"
         )
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    blended = np.empty_like(picture)
-    for top in range(0, len(labels), _BAND):  # as floats, a large picture would fill the memory
+        raise PnaError(f"alpha must be in [0, 1], got {alpha}")
+    blended = np.empty_like(image)
+    for top in range(0, len(labels), _BAND):  # as floats, a large image would fill the memory
         rows = slice(top, top + _BAND)
-        edges = _edges(labels[top : top + _BAND + 1])[:_BAND]  # the row below has a say
+        edges = _edges(labels[top : top + _BAND + 1])[:_BAND]  # against the row below, too
         colors = np.asarray(label_space.decode(labels[rows]), dtype=np.float32)
-        blended[rows] = _blend(picture[rows], colors, edges, alpha)
+        # (rows, W, 1): 0 where the class is black.
+        weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(0))
+        part = image[rows] + weight * (colors - image[rows])
+        # Not all white, so that a line over thin objects leaves their color visible.
+        part[edges] += np.float32(0.8) * (_EDGE - part[edges])
+        blended[rows] = np.rint(part).astype(np.uint8)
     return Image.fromarray(blended)
-
-
-def _blend(
-    picture: UInt8Array, colors: npt.NDArray[np.float32], edges: npt.NDArray[np.bool_], alpha: float
-) -> UInt8Array:
-    weight = np.where(colors.any(axis=2, keepdims=True), np.float32(alpha), np.float32(0))
-    blended: npt.NDArray[np.float32] = picture + weight * (colors - picture)
-    blended[edges] += np.float32(0.8) * (_EDGE - blended[edges])
-    rounded: UInt8Array = np.rint(blended).astype(np.uint8)
-    return rounded
 
 
 def legend(label_space: LabelSpace, present: Iterable[int], *, width: int) -> Image.Image:
     """Draw swatches with names, wrapped into lines.
 
     Args:
-        label_space: Gives names and colours.
+        label_space: Gives names and colors.
         present: The classes to name, in the order to draw; 255 is named "ignored".
         width: Width of the image in pixels; the height follows from the number of lines.
+
+    Example:
+        >>> from pna.labels import VOC
+        >>> legend(VOC, [0, 8, 15], width=300).size
+        (300, 24)
     """
     named = dict(enumerate(label_space.classes)) | {IGNORE_INDEX: "ignored"}
     colors = dict(enumerate(label_space.colors)) | {IGNORE_INDEX: IGNORE_COLOR}
@@ -78,23 +86,22 @@ def legend(label_space: LabelSpace, present: Iterable[int], *, width: int) -> Im
             top = middle - _SWATCH // 2
             box = (x, top, x + _SWATCH - 1, top + _SWATCH - 1)
             draw.rectangle(box, fill=colors[c], outline=INK)
-            place = (x + _SWATCH + _GAP, middle)
-            draw.text(place, name, fill=INK, font=font(_TEXT), anchor="lm")
+            write(image, name, (x + _SWATCH + _GAP, middle), _TEXT, anchor="lm")
     return image
 
 
-def check_picture(picture: UInt8Array) -> None:
-    """Raise ValueError unless `picture` is an (H, W, 3) uint8 array with pixels."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
-            f"a picture must be (H, W, 3) uint8 RGB, got shape {picture.shape} of {picture.dtype}"
+def check_image(image: UInt8Array) -> None:
+    """Raise PnaError unless `image` is an (H, W, 3) uint8 array with pixels."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise PnaError(
+            f"an image must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}"
         )
-    if picture.size == 0:
-        raise ValueError(f"a picture must have pixels, got shape {picture.shape}")
+    if image.size == 0:
+        raise PnaError(f"an image must have pixels, got shape {image.shape}")
 
 
 def _edges(labels: UInt8Array) -> npt.NDArray[np.bool_]:
-    """Mark pixels whose right or lower neighbour has another label: lines one pixel thin."""
+    """Mark pixels whose right or lower neighbor has another label: lines one pixel thin."""
     edges = np.zeros(labels.shape, dtype=np.bool_)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edges[:-1] |= labels[:-1] != labels[1:]

@@ -1,89 +1,60 @@
-"""The stages of a prediction side by side: picture, truth, P0, P1, ... under one legend."""
+"""The stages of a prediction side by side: image, truth, P0, P1, ... above one legend."""
 
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pna.draw.overlay import check_picture, legend, overlay
+from pna.draw.layout import fit_size, label_panel, panel_row, scale_image, stack
+from pna.draw.overlay import check_image, legend
 from pna.draw.palette import UInt8Array, present_labels
-from pna.draw.text import PAPER, fit_text, write_centred
+from pna.draw.text import PAPER
+from pna.errors import PnaError
 from pna.labels import LabelSpace
 
-_TITLE, _TITLE_ROW, _GAP = 17, 30, 10
-# A panel is at least this wide, so that a title fits even over a picture of a few pixels.
+_TITLE_SIZE, _GAP = 16, 10
+# A panel is at least this wide, so that a title fits even over an image of a few pixels.
 _MIN_SIDE = 200
 
 
 def strip(
-    picture: UInt8Array,
+    image: UInt8Array,
     panels: Sequence[tuple[str, UInt8Array]],
     label_space: LabelSpace,
     *,
     truth: UInt8Array | None = None,
     panel_size: int = 400,
 ) -> Image.Image:
-    """Draw a picture and label maps of it in one row, with titles above and a legend below.
+    """Draw an image and label maps of it in one row, with titles above and a legend below.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         panels: Titles and label maps, each (H, W) uint8.
-        label_space: Gives names and colours.
-        truth: (H, W) uint8; if given, it stands between the picture and the panels.
-        panel_size: No side of a panel is longer than this many pixels; larger pictures are scaled
+        label_space: Gives names and colors.
+        truth: (H, W) uint8; if given, it stands between the image and the panels.
+        panel_size: No side of a panel is longer than this many pixels; larger images are scaled
             down, tiny ones up.
 
     Raises:
-        ValueError: If sizes or values don't fit.
+        PnaError: Sizes or values do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from pna.labels import VOC
+        >>> labels = np.zeros((200, 300), np.uint8)
+        >>> strip(np.zeros((200, 300, 3), np.uint8), [("P0", labels)], VOC).size
+        (630, 274)
     """
-    check_picture(picture)
+    check_image(image)
     if panel_size < _MIN_SIDE:
-        raise ValueError(f"panel_size must be at least {_MIN_SIDE} pixels, got {panel_size}")
+        raise PnaError(f"panel_size must be at least {_MIN_SIDE} pixels, got {panel_size}")
     maps = list(panels) if truth is None else [("truth", truth), *panels]
-    size = _panel_size(picture.shape[1], picture.shape[0], panel_size)
-    scaled = np.array(Image.fromarray(picture).resize(size, _filter(size, picture)))
-    images = [("picture", Image.fromarray(scaled))]
-    for title, labels in maps:
-        if labels.shape != picture.shape[:2]:
-            raise ValueError(
-                f"the label map {title!r} must have the picture's size {picture.shape[:2]} "
-                f"(H, W), got {labels.shape}"
-            )
-        # Classes can't be averaged; drawing after scaling keeps the boundary lines thin.
-        nearest = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
-        images.append((title, overlay(scaled, np.array(nearest), label_space)))
-    row = _row(images, max(size[0], _MIN_SIDE))
+    size = fit_size(image, panel_size, shortest=_MIN_SIDE)
+    drawn = [("image", scale_image(image, size))]
+    drawn += [
+        (title, label_panel(title, image, labels, label_space, size)) for title, labels in maps
+    ]
+    # One column width for all panels, so that the stages line up.
+    row = panel_row(drawn, column=max(size[0], _MIN_SIDE), gap=_GAP, title_size=_TITLE_SIZE)
     present = sorted({c for _, labels in maps for c in present_labels(labels)})
     names = legend(label_space, present, width=row.width - 2 * _GAP)
-    return _stack(row, names)
-
-
-def _panel_size(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Scale so that the longer side lies in [_MIN_SIDE, longest]; no side falls below a pixel."""
-    side = max(width, height)
-    scale = min(max(side, _MIN_SIDE), longest) / side
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _filter(size: tuple[int, int], picture: UInt8Array) -> Image.Resampling:
-    enlarged = size[0] > picture.shape[1]
-    return Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-
-
-def _row(images: list[tuple[str, Image.Image]], column: int) -> Image.Image:
-    height = images[0][1].height
-    width = len(images) * (column + _GAP) + _GAP
-    row = Image.new("RGB", (width, _TITLE_ROW + height + _GAP), PAPER)
-    for number, (title, image) in enumerate(images):
-        left = _GAP + number * (column + _GAP)
-        row.paste(image, (left + (column - image.width) // 2, _TITLE_ROW))
-        middle = (left + column // 2, _TITLE_ROW // 2)
-        write_centred(row, fit_text(title, column, _TITLE), middle, _TITLE)
-    return row
-
-
-def _stack(row: Image.Image, names: Image.Image) -> Image.Image:
-    image = Image.new("RGB", (row.width, row.height + names.height + _GAP), PAPER)
-    image.paste(row, (0, 0))
-    image.paste(names, (_GAP, row.height))
-    return image
+    return stack([row, ImageOps.expand(names, border=(_GAP, 0, _GAP, _GAP), fill=PAPER)])

@@ -1,6 +1,6 @@
-"""Scoring a model on a dataset, stage by stage: `evaluate` runs, `Report` tells what came out."""
+"""Evaluation of a model, or of a folder of predictions, on a data set; it returns a `Report`."""
 
 from pna.evaluate.report import Report
-from pna.evaluate.run import evaluate
+from pna.evaluate.run import evaluate, evaluate_predictions
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Report", "evaluate", "evaluate_predictions"]

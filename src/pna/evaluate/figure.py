@@ -1,4 +1,4 @@
-"""The picture of a report: how the scores climb from stage to stage, and which classes gain."""
+"""The figure of a report: scores by stage, and the IoU of each class at first and last stage."""
 
 from pathlib import Path
 
@@ -21,10 +21,12 @@ def draw_scores(path: Path, title: str, labels: LabelSpace, stages: dict[str, Sc
         labels: Names of the classes.
         stages: Scores by stage, first to last.
     """
+    # A row of readable text a class, however many there are.
     height = max(3.6, 0.26 * labels.num_classes + 1.2)
     # A Figure of its own rather than pyplot: no display, no global state.
     figure = Figure(figsize=(11, height), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    # Names are data: "$" is a letter in them, not the start of a formula.
+    figure.suptitle(title, fontsize=12, parse_math=False)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     _draw_stages(left, stages)
     _draw_classes(right, labels, stages)
@@ -40,7 +42,7 @@ def _draw_stages(axes: Axes, stages: dict[str, Scores]) -> None:
     for label, values, color in lines:
         axes.plot(names, values, marker="o", color=color, label=label)
         for name, value in zip(names, values, strict=True):
-            if np.isfinite(value):
+            if np.isfinite(value):  # NaN: no class is in the mean
                 axes.annotate(
                     f"{value:.1f}", (name, value), (0, 7), textcoords="offset points", ha="center"
                 )
@@ -54,16 +56,16 @@ def _draw_stages(axes: Axes, stages: dict[str, Scores]) -> None:
 
 def _draw_classes(axes: Axes, labels: LabelSpace, stages: dict[str, Scores]) -> None:
     names = list(stages)
-    places = np.arange(labels.num_classes)
+    rows = np.arange(labels.num_classes)
     shown = [(names[0], _FIRST)] if len(names) == 1 else [(names[0], _FIRST), (names[-1], _LAST)]
     thickness = 0.8 / len(shown)
     for order, (name, color) in enumerate(shown):
         # An absent class has no IoU, and so no bar.
         values = np.nan_to_num(100 * np.array(stages[name].iou))
         offset = (order - (len(shown) - 1) / 2) * thickness
-        axes.barh(places + offset, values, thickness, color=color, label=name)
-    axes.set_yticks(places, labels.classes)
-    axes.invert_yaxis()
+        axes.barh(rows + offset, values, thickness, color=color, label=name)
+    axes.set_yticks(rows, labels.classes, parse_math=False)
+    axes.invert_yaxis()  # the first class on top, as in the table
     axes.set_xlim(0, 100)
     axes.set_xlabel("IoU in percent")
     axes.grid(axis="x", alpha=0.3)
@@ -72,5 +74,5 @@ def _draw_classes(axes: Axes, labels: LabelSpace, stages: dict[str, Scores]) -> 
 
 
 def _legend_above(axes: Axes) -> None:
-    """Put the legend where it can't cover a value."""
+    """Place the legend where it can't cover a value."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)

@@ -1,9 +1,10 @@
-"""Label spaces: what the classes of a data set are called, drawn as, and which ones are scored.
+"""Label spaces: names, colors and scored classes of a data set.
 
-`space` holds the type, `known` the label spaces of the known data sets. This box loads nothing but
-the standard library: the model imports it.
+`space` holds the type, `known` the label spaces of the known data sets, `files` reads others from
+JSON or CVAT's `labelmap.txt`. Importing it loads the standard library alone: the model needs it.
 """
 
+from pna.labels.files import read_label_space
 from pna.labels.known import (
     CAMVID,
     CITYSCAPES,
@@ -13,15 +14,16 @@ from pna.labels.known import (
     LABEL_SPACES,
     TRANS10K,
     VOC,
-    read_label_space,
 )
 from pna.labels.space import (
     IGNORE_COLOR,
     IGNORE_INDEX,
     Color,
     LabelSpace,
+    choose_labels,
     generic,
     out_of_range,
+    read_color,
     voc_color,
 )
 
@@ -38,8 +40,10 @@ __all__ = [
     "VOC",
     "Color",
     "LabelSpace",
+    "choose_labels",
     "generic",
     "out_of_range",
+    "read_color",
     "read_label_space",
     "voc_color",
 ]

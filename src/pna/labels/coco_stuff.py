@@ -1,6 +1,6 @@
-"""The names of COCO-Stuff's classes and the labels its owners gave them.
+"""The names of COCO-Stuff's classes and the owners' label of each.
 
-Version 1.1 numbers 91 things 1..91 and 91 kinds of stuff 92..182; 0 is unlabelled. COCO never
+Version 1.1 numbers 91 things 1..91 and 91 kinds of stuff 92..182; 0 is unlabeled. COCO never
 published masks of eleven of the things, so 171 classes are left
 (github.com/nightrome/cocostuff, labels.md).
 """

@@ -1,7 +1,5 @@
-"""The label spaces of the known data sets, and reading one's own from a file."""
+"""The label spaces of the known data sets."""
 
-import json
-from pathlib import Path
 from typing import Final
 
 from pna.labels.coco_stuff import OWNERS_LABELS, STUFF, THINGS
@@ -45,7 +43,7 @@ DAMAGE: Final = LabelSpace(
     classes=("background", "crack", "rebar", "corrosion", "spalling"),
     colors=((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 255, 255), (128, 128, 128)),
 )
-"""Concrete damage (MDMCS); the colours are those of the published masks."""
+"""Concrete damage (MDMCS); the colors are those of the published masks."""
 
 CITYSCAPES: Final = LabelSpace(
     name="cityscapes",
@@ -83,7 +81,7 @@ COCO_STUFF: Final = LabelSpace(
     classes=(*THINGS, *STUFF),
     colors=tuple(voc_color(label) for label in OWNERS_LABELS),
 )
-"""COCO-Stuff: 80 things and 91 kinds of stuff; the colours are VOC's map at the owners' labels."""
+"""COCO-Stuff: 80 things and 91 kinds of stuff; the colors are VOC's map at the owners' labels."""
 
 DEEPGLOBE: Final = LabelSpace(
     name="deepglobe",
@@ -97,7 +95,7 @@ DEEPGLOBE: Final = LabelSpace(
         (255, 255, 255),
     ),
 )
-"""DeepGlobe land cover; the colours are those of the masks, whose black (unknown) is ignored."""
+"""DeepGlobe land cover; the colors are those of the masks, whose black (unknown) is ignored."""
 
 TRANS10K: Final = LabelSpace(
     name="trans10k",
@@ -111,27 +109,3 @@ LABEL_SPACES: Final[dict[str, LabelSpace]] = {
     space.name: space
     for space in (VOC, CAMVID, DAMAGE, CITYSCAPES, COCO_STUFF, DEEPGLOBE, TRANS10K)
 }
-
-
-def read_label_space(source: str) -> LabelSpace:
-    """Finds a label space by name, or reads it from a JSON file that holds `LabelSpace.to_dict`.
-
-    Args:
-        source: A key of `LABEL_SPACES`, or a path; `~` stands for the home folder.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-        ValueError: If the file holds no label space; the message names it.
-    """
-    if source in LABEL_SPACES:
-        return LABEL_SPACES[source]
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{source}: expected the JSON file of a label space or one of "
-            f"{', '.join(LABEL_SPACES)}; there is neither"
-        )
-    try:
-        return LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # not JSON, not text, or no label space
-        raise ValueError(f"{path}: expected the JSON of a label space: {error}") from error

@@ -1,4 +1,4 @@
-"""Reads refinement heads that the authors' code has trained.
+"""Refinement heads that the authors' code has trained, as `PNAHead`.
 
 Their two branches name levels differently (`res2..res5` in the detectron2 branch, `pna0..pna3` in
 the mmsegmentation branch) and store 1x1 convolutions as such; everything inside a stage is alike.
@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pna.model.aggregation.head import PNAHead
+from pna.errors import PnaError
+from pna.model.pna.config import PNAConfig
+from pna.model.pna.head import PNAHead
 from pna.model.resize import ResizeMode
 
-_SELF_AGGREGATION = {
+SELF_AGGREGATION_NAMES = {
     "norm1.body": "norm_attention",
     "norm2.body": "norm_feed_forward",
     "attn.qkv": "attention.qkv",
@@ -34,7 +36,7 @@ _STAGE = {
     "mlp.fc1": "fusion.mlp.expand",
     "mlp.fc2": "fusion.mlp.reduce",
     "out_norm": "fusion.norm_out",
-    **{f"atten1.{a}": f"fusion.self_aggregation.{b}" for a, b in _SELF_AGGREGATION.items()},
+    **{f"atten1.{a}": f"fusion.self_aggregation.{b}" for a, b in SELF_AGGREGATION_NAMES.items()},
 }
 _OUTER = {
     "patch_embeds": "embed_feature",
@@ -53,16 +55,17 @@ def from_authors(state_dict: Mapping[str, Tensor], *, upsample: ResizeMode = "ne
     Args:
         state_dict: Tensors under the names of either branch, with any prefix; names that are not
             of the refinement head (encoder, coarse head) are passed over.
-        upsample: How predictions are resized between stages, which their checkpoints do not say:
+        upsample: How predictions are resized between stages; the checkpoints do not hold it:
             "nearest" for all of their configurations but Trans10k's.
 
     Returns:
         A `PNAHead` with their weights; sizes, window and modules are read off the tensors.
 
     Raises:
-        ValueError: The checkpoint has no refinement head, or lacks or adds parts of one.
+        PnaError: The checkpoint has no refinement head, or lacks or adds parts of one.
     """
     levels: dict[str, dict[str, Tensor]] = {}
+    # Searched, not matched: checkpoints have prefixes such as module. or decode_head.
     for name, tensor in state_dict.items():
         if match := _LEVEL.search(name):
             key = _stage_key(match["part"], match["rest"], name)
@@ -70,39 +73,30 @@ def from_authors(state_dict: Mapping[str, Tensor], *, upsample: ResizeMode = "ne
     order = _fine_to_coarse(levels, state_dict)
     states = [levels[name] for name in order]
     head = _build_head(states, upsample)
+    # Our stages are numbered as they run, coarse to fine.
     weights = {
         f"stages.{m}.{key}": tensor
         for m, state in enumerate(reversed(states))
         for key, tensor in state.items()
     }
-    own = head.state_dict()
+    own = head.state_dict()  # names and shapes that the tensors must fit
     if weights.keys() != own.keys():
         missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-        raise ValueError(f"the checkpoint is not a whole refinement head: {missing=}, {extra=}")
+        raise PnaError(f"the checkpoint is not a whole refinement head: {missing=}, {extra=}")
     # A 1x1 convolution (D, C, 1, 1) is a linear layer (D, C) here.
     head.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in weights.items()})
     return head
-
-
-def self_aggregation_state(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of one released SAM block to those of `SelfAggregation`."""
-    renamed = {}
-    for name, tensor in state_dict.items():
-        module, _, leaf = name.rpartition(".")
-        key = _SELF_AGGREGATION.get(name) or f"{_SELF_AGGREGATION[module]}.{leaf}"
-        is_pointwise = tensor.ndim == 4 and "depthwise" not in key
-        renamed[key] = tensor.flatten(1) if is_pointwise else tensor
-    return renamed
 
 
 def _stage_key(part: str, rest: str, name: str) -> str:
     if part != "stages":
         return f"{_OUTER[part]}.{rest}"
     rest = rest.removeprefix("blocks.0.")
+    # A bare parameter, such as the bias table, has a name of its own; others follow their module.
     module, _, leaf = rest.rpartition(".")
     key = _STAGE.get(rest) or (f"{_STAGE[module]}.{leaf}" if module in _STAGE else None)
     if key is None:
-        raise ValueError(f"{name!r} is no parameter of the authors' refinement stage")
+        raise PnaError(f"{name!r} is no parameter of the authors' refinement stage")
     return key
 
 
@@ -110,13 +104,14 @@ def _fine_to_coarse(
     levels: Mapping[str, Mapping[str, Tensor]], state_dict: Mapping[str, Tensor]
 ) -> list[str]:
     if not levels:
-        raise ValueError(
+        raise PnaError(
             "expected parameters such as patch_embeds.res2.weight or patch_embeds.pna0.weight, got "
             f"{len(state_dict)} names like {', '.join(list(state_dict)[:3]) or 'none at all'}"
         )
     for name, state in levels.items():
         if "embed_feature.weight" not in state:
-            raise ValueError(f"level {name} of the checkpoint has no patch_embeds.{name}.weight")
+            raise PnaError(f"level {name} of the checkpoint has no patch_embeds.{name}.weight")
+    # "res2".."res5" sort fine to coarse; "pna0".."pna3" are counted from either end.
     order = sorted(levels)
     channels = [levels[name]["embed_feature.weight"].shape[1] for name in order]
     # Encoders widen with depth: if the first level is the widest, levels were counted from there.
@@ -129,15 +124,19 @@ def _build_head(states: list[dict[str, Tensor]], upsample: ResizeMode) -> PNAHea
         return PNAHead(
             [state["embed_feature.weight"].shape[1] for state in states],
             first["classifier.weight"].shape[0],
-            widths=[state["embed_feature.weight"].shape[0] for state in states],
-            window=[
-                (state["fusion.neighborhood.bias_table"].shape[-1] + 1) // 2 for state in states
-            ],
-            self_aggregation=any(".self_aggregation." in key for key in first),
-            upsample=upsample,
-            embedding_bias=["embed_feature.bias" in state for state in states],
-            mlp_ratio=first["fusion.mlp.expand.weight"].shape[0]
-            / first["embed_feature.weight"].shape[0],
+            PNAConfig(
+                widths=tuple(state["embed_feature.weight"].shape[0] for state in states),
+                # The bias table has 2 w - 1 entries per axis, one per offset in a window.
+                window=tuple(
+                    (state["fusion.neighborhood.bias_table"].shape[-1] + 1) // 2 for state in states
+                ),
+                self_aggregation=any(".self_aggregation." in key for key in first),
+                upsample=upsample,
+                residual="none",
+                embedding_bias=tuple("embed_feature.bias" in state for state in states),
+                mlp_ratio=first["fusion.mlp.expand.weight"].shape[0]
+                / first["embed_feature.weight"].shape[0],
+            ),
         )
     except KeyError as error:
-        raise ValueError(f"the checkpoint is not a whole refinement head: lacks {error}") from error
+        raise PnaError(f"the checkpoint is not a whole refinement head: lacks {error}") from error

@@ -1,75 +1,85 @@
-"""What a model is built from, in plain values: the part of a checkpoint that is not weights."""
+"""The configuration of a model in plain values: all of a saved model but weights and classes."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
-from pna.model.aggregation.stage import Residual, Variant
-from pna.model.resize import ResizeMode
+from pna.errors import PnaError
+from pna.model.pna.config import PNAConfig
 
-CoarseName = Literal["fcn", "psp", "deeplabv3", "deeplabv3plus", "fpn", "fapn", "upernet"]
 Library = Literal["smp", "torchvision", "transformers", "timm"]
-RivalName = Literal["decoder", "pointrend", "segfix", "eblnet", "crf"]
 
 
 @dataclass(frozen=True)
-class PNAConfig:
-    """Arguments of `pna.PNAHead`, which documents them; `None` widths are 96, 192, 384, ..."""
+class ModelOptions:
+    """Options of encoder and coarse head. None keeps the preset's value.
 
-    widths: tuple[int, ...] | None = None
-    window: int = 9
-    self_aggregation: bool = True
-    upsample: ResizeMode = "nearest"
-    variant: Variant = "released"
-    residual: Residual = "none"
-    embedding_bias: bool = True
-    centre: float = 5.0
-    keep_detail: bool = False
+    Attributes:
+        output_stride: Stride of the encoder's last level, 32, or 16 or 8 by dilation.
+        multi_grid: Factors on the dilation in the last stage of a dilated ResNet.
+        drop_path: Probability of skipping a residual block while training, in [0, 1).
+        coarse_channels: Width of the coarse head.
+        rates: Dilations of DeepLabV3's branches, in cells.
+        aux: Whether an auxiliary FCN head is trained on the level before the last.
+
+    Example:
+        >>> ModelOptions(output_stride=16).output_stride
+        16
+    """
+
+    output_stride: Literal[8, 16, 32] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    drop_path: float | None = None
+    coarse_channels: int | None = None
+    rates: tuple[int, ...] | None = None
+    aux: bool | None = None
+
+    def __post_init__(self) -> None:
+        # JSON and YAML have lists only. Tuples can be hashed and compared with the defaults.
+        for name in ("multi_grid", "rates"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+
+    def over(self, defaults: "ModelOptions") -> "ModelOptions":
+        """Return these options, and those of `defaults` where they are None."""
+        # None means "not given", so no option has None as a value of its own.
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return replace(defaults, **given)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that rebuilds a model but its weights and classes.
+    """Everything that rebuilds a model of a preset but its weights and classes.
 
     Attributes:
+        preset: Its name.
         encoder: Name of a timm model.
-        coarse: Which coarse head.
-        coarse_channels: Width of the coarse head; its own default if None.
-        rates: Dilations of DeepLabV3's and DeepLabV3+'s branches; its own default if None.
-        output_stride: 32, or 16 or 8 by dilation.
-        multi_grid: Factors on the dilation in the encoder's last stage.
-        drop_path: Probability of skipping a residual block while training.
-        aux: Add the auxiliary FCN head on the level before the last.
-        pna: The refinement by PNA, if any; with the rival "decoder", the PNA head that it stands
-            beside.
-        rival: The refinement by another method, if any; its arguments are its own defaults.
+        options: Options of encoder and coarse head.
+        pna: Options of the refinement; None where the preset has none.
     """
 
+    preset: str
     encoder: str
-    coarse: CoarseName = "fcn"
-    coarse_channels: int | None = None
-    rates: tuple[int, ...] | None = None
-    output_stride: int = 32
-    multi_grid: tuple[int, ...] | None = None
-    drop_path: float = 0.0
-    aux: bool = True
+    options: ModelOptions = ModelOptions()
     pna: PNAConfig | None = None
-    rival: RivalName | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Read `to_dict` back.
 
         Raises:
-            ValueError: There is a key that no model has, or the encoder is missing.
+            PnaError: A key is unknown or missing, or a value is out of its range.
         """
+        # Every key must be there: a default of a later version must not change a saved model.
         _check_keys(cls, values)
-        if "encoder" not in values:
-            raise ValueError("expected an encoder in the model's configuration, got none")
-        return cls(**{**_with_tuples(values), "pna": _read_pna(values.get("pna"))})
+        for name in ("preset", "encoder"):
+            if not isinstance(values[name], str):
+                raise PnaError(f"expected the name of {name}, got {values[name]!r}")
+        options = read_fields(ModelOptions, values["options"])
+        return cls(**values | {"options": options, "pna": _read_pna(values["pna"])})
 
 
 @dataclass(frozen=True)
@@ -96,9 +106,10 @@ class CascadeConfig:
         module: Class of the wrapped network, for messages.
         features: Places of the levels, fine to coarse.
         coarse: Place of P0 ("" is the network's own output); None is a function of the output.
-        divisor: What pictures are padded to.
+        divisor: Images are padded to multiples of this.
+        normalization: Where mean and standard deviation come from, in words.
         freeze: Whether the wrapped network is fixed.
-        pna: The refinement, if any.
+        pna: Options of the refinement; None leaves the network unrefined.
     """
 
     source: SourceConfig | None
@@ -106,43 +117,57 @@ class CascadeConfig:
     features: tuple[str, ...]
     coarse: str | None
     divisor: int
+    normalization: str
     freeze: bool
     pna: PNAConfig | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "CascadeConfig":
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Read `to_dict` back.
 
         Raises:
-            ValueError: There is a key that no cascade has.
+            PnaError: A key is unknown or missing, or a value is out of its range.
         """
         _check_keys(cls, values)
-        source, pna = values["source"], _read_pna(values["pna"])
-        if source is not None:
-            _check_keys(SourceConfig, source)
-            source = SourceConfig(**source)
-        return cls(**{**_with_tuples(values), "source": source, "pna": pna})
-
-
-def _read_pna(values: dict[str, Any] | None) -> PNAConfig | None:
-    if values is None:
-        return None
-    _check_keys(PNAConfig, values)
-    return PNAConfig(**_with_tuples(values))
-
-
-def _check_keys(kind: type[Any], values: dict[str, Any]) -> None:
-    known = {known.name for known in fields(kind)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(
-            f"unknown {', '.join(unknown)} in the model's configuration; known: "
-            f"{', '.join(sorted(known))}. Was it written by a later version of pna?"
+        source = values["source"]
+        return cls(
+            **values
+            | {
+                "features": tuple(values["features"]),
+                "source": None if source is None else read_fields(SourceConfig, source),
+                "pna": _read_pna(values["pna"]),
+            }
         )
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+def read_fields(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Build a flat dataclass from JSON's values.
+
+    Raises:
+        PnaError: A key is unknown or missing, or a value is out of its range.
+    """
+    _check_keys(kind, values)
+    return kind(**values)
+
+
+def _read_pna(values: dict[str, Any] | None) -> PNAConfig | None:
+    config: PNAConfig | None = None if values is None else read_fields(PNAConfig, values)
+    return config
+
+
+def _check_keys(kind: type[Any], values: dict[str, Any]) -> None:
+    if not isinstance(values, dict):
+        raise PnaError(f"expected the settings of {kind.__name__} by name, got {values!r}")
+    known = {known.name for known in fields(kind)}
+    if unknown := sorted(values.keys() - known):
+        raise PnaError(
+            f"unknown {', '.join(unknown)} in the model's configuration; known: "
+            f"{', '.join(sorted(known))}. Was it written by a later version of pna?"
+        )
+    # Restored, not guessed: a default might build another model than the weights are of.
+    if missing := sorted(known - values.keys()):
+        raise PnaError(f"the model's configuration lacks {', '.join(missing)}: restore the file")

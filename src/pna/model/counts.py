@@ -1,4 +1,4 @@
-"""Counts parameters and multiply-accumulates, part by part.
+"""Parameters and multiply-accumulates of a model, part by part.
 
 A multiply-accumulate is one term of a convolution, a linear layer or a matrix product. The product
 of the neighborhood attention is counted apart, since the paper's table leaves it out. The model is
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pna.model.segmenter import BaseSegmenter
 from pna.ops.windows import window_size
 
-# Title and attribute of what comes before refinement: of a cascade, of a segmenter.
+# Title and attribute of the parts before refinement, of a cascade and of a segmenter.
 UNREFINED = (
     ("wrapped model", "base"),
     ("encoder", "encoder"),
@@ -31,7 +31,7 @@ class PartCounts(NamedTuple):
     Attributes:
         part: Its name, such as "encoder" or "stage 2".
         parameters: Number of parameters.
-        macs: Multiply-accumulates for one picture, without the attention product.
+        macs: Multiply-accumulates for one image, without the attention product.
         attention_macs: Those of the attention product.
     """
 
@@ -42,15 +42,15 @@ class PartCounts(NamedTuple):
 
 
 def count(model: BaseSegmenter, size: tuple[int, int]) -> list[PartCounts]:
-    """Count each part of a model at inference.
+    """Count parameters and multiply-accumulates of each part of a model at inference.
 
     Args:
         model: Any segmenter.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Returns:
-        Encoder, neck and coarse head (or the wrapped model), each stage (a rival as one part); the
-        auxiliary head, which does not run at inference, last and with no multiply-accumulates.
+        Encoder, neck and coarse head (or the wrapped model), each stage (a baseline as one part),
+        and last the auxiliary head, which does not run at inference.
     """
     macs = _trace(model, size)
     parts: list[tuple[str, str, nn.Module | None]] = [
@@ -75,7 +75,8 @@ def count(model: BaseSegmenter, size: tuple[int, int]) -> list[PartCounts]:
 
 
 def _trace(model: BaseSegmenter, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Multiply-accumulates (others, attention) by path of the module."""
+    """Count multiply-accumulates (others, attention) by path of the module."""
+    # On the meta device shapes are computed and numbers are not.
     skeleton = copy.deepcopy(model).to("meta").eval()
     operator = torch.ops.pna.blocked_attention
     mapping: dict[Any, Any] = {operator: _attention_flops}
@@ -84,16 +85,17 @@ def _trace(model: BaseSegmenter, size: tuple[int, int]) -> dict[str, tuple[int, 
     mode = FlopCounterMode(display=False, custom_mapping=mapping)
     # With gradients no map is cut into strips, whose overlap is not the model's work.
     with torch.enable_grad(), mode:
-        skeleton(torch.empty(1, 3, *size, device="meta"))
+        skeleton(torch.empty(1, len(model.mean), *size, device="meta", dtype=model.mean.dtype))
     root = type(skeleton).__name__
-    found = {}
+    # FlopCounterMode counts a multiply-accumulate as two operations, hence the halves.
+    macs = {}
     for path, flops in mode.get_flop_counts().items():
         attention = flops.get(operator, 0)
-        found[path.removeprefix(f"{root}.")] = (
+        macs[path.removeprefix(f"{root}.")] = (
             (sum(flops.values()) - attention) // 2,
             attention // 2,
         )
-    return found
+    return macs
 
 
 def _attention_flops(
@@ -105,6 +107,7 @@ def _attention_flops(
     *args: Any,
     **kwargs: Any,
 ) -> int:
+    # Two products per cell of the window: of query and key (d), of weight and value.
     B, heads, H, W, d = query
     cells = window_size(H, window) * window_size(W, window)
     return 2 * B * heads * H * W * cells * (d + value[-1])

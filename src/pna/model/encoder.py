@@ -1,51 +1,59 @@
 """Encoders: any timm backbone as a pyramid of feature maps, fine to coarse.
 
-timm's ``features_only`` models differ in what they promise: some are channels-last inside, some
-accept one picture size only unless asked, some report strides their features do not have. This
-module hides the first, asks for the second, and tries every encoder once on a small picture, so
-that what leaves :func:`create_encoder` keeps the contract of :class:`TimmEncoder`.
+timm's `features_only` models differ: some are channels-last inside, some accept one image size only
+unless an option frees it, some report strides their features do not have. This module hides the
+first, sets the second, and runs every encoder once on a small image, so that the result of
+`create_encoder` keeps the contract of `TimmEncoder`.
 """
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pna.model.errors import WeightsError
+from pna.errors import PnaError, WeightsError
 from pna.model.same_padding import fix_same_padding
 from pna.model.weights import load_packaged_weights, package_for
 
-_FINEST_STRIDE = 4  # PNA's finest stage; finer maps cost memory and nobody reads them
+_FINEST_STRIDE = 4  # of PNA's finest stage; finer maps would take memory for nothing
 _FREE_SIZE_ARGS: tuple[dict[str, bool], ...] = (
     {"strict_img_size": False},  # Swin and relatives
     {"dynamic_img_size": True},  # ViT and relatives
     {},  # convolutional networks take any size as they are
 )
 _OPTIONS = {"output_stride": "output_stride", "drop_path_rate": "drop_path"}  # timm's name, ours
+# What timm and the networks in it raise for options or sizes that they cannot do.
 _BUILD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError)
+EncoderWeights = Literal["imagenet"]
+
 _USE_INSTEAD = "use an encoder such as resnet50c, convnext_tiny or swin_tiny_patch4_window7_224"
+
+
+class FixedStrideError(PnaError):
+    """The encoder cannot be dilated."""
 
 
 class TimmEncoder(nn.Module):
     """A timm backbone that returns the levels of stride 4 and coarser, as (B, C, h, w).
 
-    Made by :func:`create_encoder`, which also checks that ``channels`` and ``strides`` are true.
+    Made by `create_encoder`, which also checks that `channels` and `strides` are true.
 
     Attributes:
         name: timm's name.
-        channels: channels of each level, fine to coarse.
-        strides: picture pixels per cell of each level, ascending; neighbours may be equal.
-        mean: mean per RGB channel of the pictures it was trained on, for values in [0, 1].
-        std: standard deviation per RGB channel, likewise.
-        divisor: heights and widths of pictures must be multiples of this, the coarsest stride.
+        channels: Channels of each level, fine to coarse.
+        strides: Image pixels per cell of each level, ascending; neighbors may be equal.
+        mean: Mean per RGB channel of the images it was trained on, for values in [0, 1].
+        std: Standard deviation per RGB channel, likewise.
+        divisor: Heights and widths of images must be multiples of this, the coarsest stride.
     """
 
     def __init__(self, name: str, body: nn.Module) -> None:
         super().__init__()
         info: Any = body.feature_info
         strides = [int(stride) for stride in info.reduction()]
+        # Indices into timm's levels, of which the finest have stride 1 or 2.
         self._levels = [i for i, stride in enumerate(strides) if stride >= _FINEST_STRIDE]
         self._is_channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         config: Any = body.pretrained_cfg
@@ -57,27 +65,27 @@ class TimmEncoder(nn.Module):
         self.divisor = max(self.strides)
         self.body = body
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of a batch.
 
         Args:
-            pictures: (B, 3, H, W), normalised with ``mean`` and ``std``; H and W multiples of
-                ``divisor``.
+            images: (B, 3, H, W), normalized with `mean` and `std`; H and W multiples of
+                `divisor`.
 
         Returns:
             One (B, channels[i], H / strides[i], W / strides[i]) map per level, fine to coarse.
 
         Raises:
-            ValueError: H or W is not a multiple of ``divisor``.
+            PnaError: H or W is not a multiple of `divisor`.
         """
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         # An exporter with free sizes cannot decide this; its caller pads to the divisor.
         if not torch.compiler.is_exporting() and (height % self.divisor or width % self.divisor):
-            raise ValueError(
-                f"{self.name} takes pictures whose sides are multiples of {self.divisor}, got "
+            raise PnaError(
+                f"{self.name} takes images whose sides are multiples of {self.divisor}, got "
                 f"{height}x{width} (height x width); pad them first, as Segmenter does"
             )
-        maps = self.body(pictures)
+        maps = self.body(images)
         features = [maps[i] for i in self._levels]
         if self._is_channels_last:
             features = [x.permute(0, 3, 1, 2) for x in features]  # (B, h, w, C) -> (B, C, h, w)
@@ -87,7 +95,7 @@ class TimmEncoder(nn.Module):
 def create_encoder(
     name: str,
     *,
-    pretrained: bool = False,
+    weights: EncoderWeights | None = "imagenet",
     output_stride: int = 32,
     multi_grid: Sequence[int] | None = None,
     drop_path: float = 0.0,
@@ -95,33 +103,36 @@ def create_encoder(
     """Build a timm backbone as an encoder.
 
     Args:
-        name: a timm model name, with or without the tag of its weights (``resnet50.a1_in1k``).
-        pretrained: load ImageNet weights: from an installed weights package where there is one
-            for this encoder (:mod:`pna.model.weights`), else from the hub through timm.
+        name: A timm model name, with or without the tag of its weights (`resnet50.a1_in1k`).
+        weights: "imagenet" loads pretrained weights: from an installed weights package where there
+            is one for this encoder (`pna.model.weights`), else from the hub through timm. None
+            starts at random.
         output_stride: 16 or 8 replace the last strides of a convolutional network by dilation;
             32 leaves the encoder as it is.
-        multi_grid: factors on the dilation of each block in the last stage of a dilated ResNet
+        multi_grid: Factors on the dilation of each block in the last stage of a dilated ResNet
             (Chen et al., "Rethinking Atrous Convolution", 2017, section 3.2.1), such as 1, 2, 4.
-        drop_path: probability of skipping the last residual block while training, in [0, 1);
+        drop_path: Probability of skipping the last residual block while training, in [0, 1);
             earlier blocks get linearly less (stochastic depth).
 
     Raises:
-        ValueError: the name is unknown, or the backbone cannot do what is asked of it.
-        WeightsError: the pretrained weights can't be had, or are damaged.
+        PnaError: The name is unknown, or the backbone does not support an option.
+        WeightsError: The pretrained weights can't be had, or are damaged.
     """
     _check_name(name)
     if output_stride not in (8, 16, 32):
-        raise ValueError(f"expected an output_stride of 8, 16 or 32, got {output_stride}")
+        raise PnaError(f"expected an output_stride of 8, 16 or 32, got {output_stride}")
     options: dict[str, Any] = {}
     if output_stride != 32:
         options["output_stride"] = output_stride
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     body, options = _build(name, options)
-    if pretrained and not load_packaged_weights(body, name):
+    # A package first: it needs no network, and its file is checked by its checksum.
+    if weights is not None and not load_packaged_weights(body, name):
         body = _download(name, options)
     if multi_grid is not None:
         _apply_multi_grid(name, body, tuple(multi_grid))
+    # Only now: the weights are loaded into timm's own modules.
     fix_same_padding(body)
     encoder = TimmEncoder(name, body)
     _check_features(encoder, output_stride)
@@ -131,40 +142,43 @@ def create_encoder(
 def _check_name(name: str) -> None:
     import timm
 
-    architecture, _, tag = name.partition(".")
+    architecture, _, tag = name.partition(".")  # "resnet50.a1_in1k"
     if timm.is_model(name):
         known = timm.list_models(f"{architecture}.*", pretrained=True)
         if tag and name not in known:
-            raise ValueError(
-                f"unknown weights {tag!r} of encoder {architecture!r}; timm knows "
+            raise PnaError(
+                f"unknown weights {tag!r} of encoder {architecture!r}; known to timm are "
                 f"{', '.join(known) or 'none'}"
             )
         return
     matches = difflib.get_close_matches(architecture, timm.list_models(), n=4)
     nearest = f"did you mean {', '.join(matches)}?" if matches else "timm.list_models() lists them"
-    raise ValueError(f"unknown encoder {name!r}: timm {timm.__version__} has none; {nearest}")
+    raise PnaError(f"unknown encoder {name!r}: timm {timm.__version__} has none; {nearest}")
 
 
 def _build(name: str, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the backbone, free in picture size where timm can, and the arguments that did it."""
+    """Return the backbone, free in image size where timm can, and the arguments that did it."""
     import timm
 
+    # timm has no common switch for free sizes: the options of each family are tried in turn.
     for free_size in _FREE_SIZE_ARGS:
         arguments = {**free_size, **options}
         try:
             return timm.create_model(name, features_only=True, **arguments), arguments
-        except TypeError as error:  # timm's models reject arguments they do not know
+        except TypeError as error:  # timm's models reject unknown arguments
             refused = [key for key in options if f"'{key}'" in str(error)]
             if refused or not free_size:
                 what = _OPTIONS[refused[0]] if refused else "features_only"
-                raise ValueError(
+                kind = FixedStrideError if what == "output_stride" else PnaError
+                raise kind(
                     f"encoder {name!r} does not support {what} in timm; leave it at its default "
                     f"or {_USE_INSTEAD}"
                 ) from error
         except _BUILD_ERRORS as error:
-            asked = ", ".join(f"{key}={value}" for key, value in options.items())
-            raise ValueError(
-                f"timm builds no feature pyramid of {name!r}{asked and ' with '}{asked} "
+            given = ", ".join(f"{key}={value}" for key, value in options.items())
+            kind = FixedStrideError if "output_stride" in options else PnaError
+            raise kind(
+                f"timm builds no feature pyramid of {name!r}{given and ' with '}{given} "
                 f"({type(error).__name__}: {error}); {_USE_INSTEAD}"
             ) from error
     raise AssertionError("the last set of arguments either returns or raises")
@@ -186,21 +200,21 @@ def _download(name: str, arguments: dict[str, Any]) -> nn.Module:
         raise WeightsError(
             f"no pretrained weights for encoder {name!r}: tried an installed weights package and "
             f"timm's download from the hub ({type(error).__name__}: {error}). Either {remedy}, "
-            "or start without (pretrained=False), or give access to the network or to a filled "
+            "or start without (encoder_weights=None), or give access to the network or to a filled "
             "Hugging Face cache (HF_HOME)"
         ) from error
     return body
 
 
 def _apply_multi_grid(name: str, body: nn.Module, factors: tuple[int, ...]) -> None:
-    """Set the dilation of block i in the last ResNet stage to ``factors[i]`` times the stage's."""
+    """Multiply the dilation of block i in the last ResNet stage by `factors[i]`."""
     from timm.models.resnet import BasicBlock, Bottleneck
 
     blocks = list(getattr(body, "layer4", []))
     if not blocks or not all(isinstance(block, BasicBlock | Bottleneck) for block in blocks):
-        raise ValueError(f"multi_grid is for ResNets, got encoder {name!r}; leave it at None")
+        raise PnaError(f"multi_grid is for ResNets, got encoder {name!r}; leave it at None")
     if len(blocks) != len(factors):
-        raise ValueError(
+        raise PnaError(
             f"multi_grid needs one factor for each of the {len(blocks)} blocks in the last stage "
             f"of {name!r}, got {factors}"
         )
@@ -212,37 +226,40 @@ def _apply_multi_grid(name: str, body: nn.Module, factors: tuple[int, ...]) -> N
         ]
         for block in blocks
     ]
+    # Of the last block: timm gives the first block of a dilated stage half of it.
     dilation = convs[-1][-1].dilation[0]
     if dilation == 1:
-        raise ValueError("multi_grid needs a dilated encoder; set output_stride to 16 or 8")
+        raise PnaError("multi_grid needs a dilated encoder; set output_stride to 16 or 8")
     for block_convs, factor in zip(convs, factors, strict=True):
         for conv in block_convs:
+            # Equal padding keeps the size of a 3x3 convolution's map.
             conv.dilation = conv.padding = (dilation * factor, dilation * factor)
 
 
 @torch.no_grad()
 def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
-    """Try the encoder on a small picture that is not square, and compare with what it promises."""
+    """Try the encoder on a small image that is not square, and compare with its feature_info."""
     divisor = encoder.divisor
     if output_stride < 32 and divisor != output_stride:
-        raise ValueError(
-            f"encoder {encoder.name!r} has output stride {divisor} whatever is asked, got "
+        raise FixedStrideError(
+            f"encoder {encoder.name!r} always has output stride {divisor}, got "
             f"output_stride={output_stride}; leave it at 32 or {_USE_INSTEAD}"
         )
     if any(divisor % stride for stride in encoder.strides):
-        raise ValueError(
+        raise PnaError(
             f"encoder {encoder.name!r} has strides {encoder.strides} that do not nest; "
             f"{_USE_INSTEAD}"
         )
+    # Not square, so that exchanged axes are noticed.
     height, width = 2 * divisor, 3 * divisor
     device = next(encoder.parameters()).device
     was_training = encoder.training
-    encoder.eval()
+    encoder.eval()  # zeros must not enter the statistics of batch norm
     try:
         features = encoder(torch.zeros(1, 3, height, width, device=device))
     except _BUILD_ERRORS as error:
-        raise ValueError(
-            f"encoder {encoder.name!r} does not take pictures of any size: it failed at "
+        raise PnaError(
+            f"encoder {encoder.name!r} does not take images of any size: it failed at "
             f"{height}x{width} ({type(error).__name__}: {error}); {_USE_INSTEAD}"
         ) from error
     finally:
@@ -253,7 +270,7 @@ def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
         for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
     ]
     if got != expected:
-        raise ValueError(
+        raise PnaError(
             f"encoder {encoder.name!r} promises features (C, h, w) of {expected} for a "
-            f"{height}x{width} picture, got {got}; {_USE_INSTEAD}"
+            f"{height}x{width} image, got {got}; {_USE_INSTEAD}"
         )

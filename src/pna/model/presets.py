@@ -1,312 +1,285 @@
-"""The paper's models by name, and how a model is built from its configuration."""
+"""The paper's models by name. A preset's function builds finished parts and wires them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from pna.labels import LabelSpace, generic
-from pna.model.aggregation.head import PNAHead
-from pna.model.aggregation.stage import Residual, Variant
-from pna.model.coarse import (
-    AtrousNeck,
-    DeepLabV3Head,
-    DeepLabV3PlusHead,
-    FaPNHead,
-    FCNHead,
-    FeaturePyramid,
-    LastLevelHead,
-    PSPHead,
-    SemanticFPNHead,
-    UPerHead,
-)
-from pna.model.config import ModelConfig, PNAConfig, RivalName
-from pna.model.encoder import TimmEncoder, create_encoder
+from pna.errors import PnaError
+from pna.labels import LabelSpace, choose_labels
+from pna.model.coarse.deeplab import DeepLabV3Head
+from pna.model.coarse.fcn import FCNHead
+from pna.model.coarse.fpn import SemanticFPNHead
+from pna.model.coarse.psp import PSPHead
+from pna.model.coarse.upernet import UPerHead
+from pna.model.config import ModelConfig, ModelOptions
+from pna.model.encoder import EncoderWeights, FixedStrideError, TimmEncoder, create_encoder
+from pna.model.pna.config import PNAConfig
+from pna.model.pna.head import PNAHead
 from pna.model.refiner import Refiner
-from pna.model.resize import ResizeMode
-from pna.model.rivals.decoder import decoder_beside
-from pna.model.rivals.dense_crf import DenseCRF
-from pna.model.rivals.eblnet import EBLNet
-from pna.model.rivals.pointrend import PointRend
-from pna.model.rivals.segfix import SegFix
 from pna.model.segmenter import Segmenter
 
-_RELEASED = PNAConfig()
-_LITE = PNAConfig(widths=(32, 64, 96, 128), window=7, upsample="bilinear", residual="aggregate")
+_AUX = ModelOptions(aux=True)
 
-PRESETS: dict[str, ModelConfig] = {
-    # Any encoder goes with each of them; the paper's are resnet50c, resnet101c,
+
+class BuildModel(Protocol):
+    """The type of a preset's function."""
+
+    def __call__(
+        self, config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
+    ) -> Segmenter:
+        """Build the model that a configuration describes."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by name.
+
+    Attributes:
+        build: Builds it.
+        encoder: Its encoder, unless another is given.
+        options: Its options of encoder and coarse head.
+        pna: Its refinement by PNA, or the one that a baseline is compared with; None without.
+    """
+
+    build: BuildModel
+    encoder: str = "resnet50c"
+    options: ModelOptions = _AUX
+    pna: PNAConfig | None = None
+
+
+def build_fcn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
+    """Build an FCN on the coarsest level, as the paper has it."""
+    refuse_options(config, "rates")
+    encoder = build_encoder(config, weights)
+    head = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))
+    return assemble(config, labels, encoder, head)
+
+
+def build_psp(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
+    """Build PSPNet: pyramid pooling on the coarsest level."""
+    refuse_options(config, "rates")
+    encoder = build_encoder(config, weights)
+    head = PSPHead(encoder.channels, labels.num_classes, **coarse_width(config))
+    return assemble(config, labels, encoder, head)
+
+
+def build_deeplabv3(
+    config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
+) -> Segmenter:
+    """Build DeepLabV3: an atrous pyramid on the coarsest level."""
+    encoder = build_encoder(config, weights)
+    head = DeepLabV3Head(
+        encoder.channels, labels.num_classes, **coarse_width(config), **atrous_rates(config)
+    )
+    return assemble(config, labels, encoder, head)
+
+
+def build_fpn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
+    """Build a semantic FPN on all levels."""
+    refuse_options(config, "rates")
+    encoder = build_encoder(config, weights)
+    head = SemanticFPNHead(encoder.channels, labels.num_classes, **coarse_width(config))
+    return assemble(config, labels, encoder, head)
+
+
+def build_upernet(
+    config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
+) -> Segmenter:
+    """Build UPerNet on all levels."""
+    refuse_options(config, "rates")
+    encoder = build_encoder(config, weights)
+    head = UPerHead(encoder.channels, labels.num_classes, **coarse_width(config))
+    return assemble(config, labels, encoder, head)
+
+
+_OS16 = ModelOptions(output_stride=16, aux=True)
+_OS8 = ModelOptions(output_stride=8, aux=True)
+_NO_AUX = ModelOptions(aux=False)
+_RELEASED = PNAConfig.released()
+
+LITE_ENCODER = "tf_efficientnet_lite0"
+LITE_OPTIONS = ModelOptions(coarse_channels=128, aux=False)
+LITE_PNA = PNAConfig(widths=(32, 64, 96, 128), window=7)
+
+PRESETS: Mapping[str, Preset] = {
+    # Any timm encoder goes with each of them; the paper's are resnet50c, resnet101c,
     # swin_tiny_patch4_window7_224 and swin_base_patch4_window7_224.
-    "fcn": ModelConfig("resnet50c"),
-    "fcn-os8": ModelConfig("resnet50c", output_stride=8),
-    "fcn-crf": ModelConfig("resnet50c", rival="crf"),
-    "fcn-pna": ModelConfig("resnet50c", pna=_RELEASED),
-    "fcn-pna-nam": ModelConfig("resnet50c", pna=replace(_RELEASED, self_aggregation=False)),
-    "psp": ModelConfig("resnet50c", "psp", output_stride=8),
-    "psp-pna": ModelConfig("resnet50c", "psp", output_stride=16, pna=_RELEASED),
-    "deeplabv3": ModelConfig("resnet50c", "deeplabv3", output_stride=8),
-    "deeplabv3-pna": ModelConfig("resnet50c", "deeplabv3", output_stride=16, pna=_RELEASED),
-    "fpn": ModelConfig("resnet50c", "fpn", aux=False),
-    "fpn-pna": ModelConfig("resnet50c", "fpn", aux=False, pna=replace(_RELEASED, window=7)),
-    "upernet": ModelConfig("resnet50c", "upernet"),
-    "upernet-pna": ModelConfig("resnet50c", "upernet", pna=_RELEASED),
-    # The rivals, as in their papers: PointRend on an encoder of stride 16, and of stride 4 by a
-    # feature pyramid; EBLNet on DeepLabV3's pyramid at its own width.
-    "fpn-pointrend": ModelConfig("resnet50c", "fpn", aux=False, rival="pointrend"),
-    "deeplabv3-pointrend": ModelConfig(
-        "resnet50c", "deeplabv3", rates=(6, 12, 18), output_stride=16, rival="pointrend"
-    ),
-    "eblnet": ModelConfig(
-        "resnet50c", "deeplabv3", coarse_channels=256, output_stride=8, aux=False, rival="eblnet"
-    ),
+    "fcn": Preset(build_fcn),
+    "fcn-os8": Preset(build_fcn, options=_OS8),
+    "fcn-pna": Preset(build_fcn, pna=_RELEASED),
+    "fcn-pna-nam": Preset(build_fcn, pna=replace(_RELEASED, self_aggregation=False)),
+    "psp": Preset(build_psp, options=_OS8),
+    "psp-pna": Preset(build_psp, options=_OS16, pna=_RELEASED),
+    "deeplabv3": Preset(build_deeplabv3, options=_OS8),
+    "deeplabv3-pna": Preset(build_deeplabv3, options=_OS16, pna=_RELEASED),
+    "fpn": Preset(build_fpn, options=_NO_AUX),
+    "fpn-pna": Preset(build_fpn, options=_NO_AUX, pna=replace(_RELEASED, window=7)),
+    "upernet": Preset(build_upernet),
+    "upernet-pna": Preset(build_upernet, pna=_RELEASED),
     # Ours: small, and the logits are carried from stage to stage.
-    "lite-fcn": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False),
-    "lite": ModelConfig("tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE),
-    # Rivals: coarse heads first.
-    "deeplabv3plus": ModelConfig("resnet50c", "deeplabv3plus", output_stride=16),
-    "fapn": ModelConfig("resnet50c", "fapn", aux=False),
-    # A decoder has the parameters of the PNA head whose options stand with it.
-    "fcn-decoder": ModelConfig("resnet50c", pna=_RELEASED, rival="decoder"),
-    "lite-decoder": ModelConfig(
-        "tf_efficientnet_lite0", coarse_channels=128, aux=False, pna=_LITE, rival="decoder"
-    ),
-    "fcn-segfix": ModelConfig("resnet50c", rival="segfix"),
+    "lite-fcn": Preset(build_fcn, LITE_ENCODER, LITE_OPTIONS),
+    "lite": Preset(build_fcn, LITE_ENCODER, LITE_OPTIONS, LITE_PNA),
 }
-
-_COARSE = {
-    "fcn": FCNHead,
-    "psp": PSPHead,
-    "deeplabv3": DeepLabV3Head,
-    "deeplabv3plus": DeepLabV3PlusHead,
-    "fpn": SemanticFPNHead,
-    "fapn": FaPNHead,
-    "upernet": UPerHead,
-}
-
-# One file of `model/rivals` each: (channels of the encoder's levels, classes) -> refiner.
-_RIVALS: dict[RivalName, Callable[[Sequence[int], int], Refiner]] = {
-    "crf": lambda channels, num_classes: DenseCRF(),
-    "pointrend": PointRend,
-    "eblnet": EBLNet,
-    "segfix": lambda channels, _: SegFix(channels),
-}
+"""The presets of the library. `pna.lab.baselines` has those of other methods."""
 
 
 def create_model(
     preset: str,
-    *,
-    encoder: str | None = None,
     num_classes: int | None = None,
+    *,
     labels: LabelSpace | None = None,
-    pretrained: bool = True,
-    output_stride: int | None = None,
-    multi_grid: tuple[int, ...] | None = None,
-    coarse_channels: int | None = None,
-    rates: tuple[int, ...] | None = None,
-    aux: bool | None = None,
-    drop_path: float | None = None,
-    widths: tuple[int, ...] | None = None,
-    window: int | None = None,
-    self_aggregation: bool | None = None,
-    upsample: ResizeMode | None = None,
-    variant: Variant | None = None,
-    residual: Residual | None = None,
-    centre: float | None = None,
-    embedding_bias: bool | None = None,
+    encoder: str | None = None,
+    encoder_weights: EncoderWeights | None = "imagenet",
+    pna: PNAConfig | None = None,
+    options: ModelOptions = ModelOptions(),
+    presets: Mapping[str, Preset] = PRESETS,
 ) -> Segmenter:
-    """Build one of the paper's models, or ours, on any encoder.
+    """Build one of the paper's models, or ours, on any encoder. Only the encoder is pretrained.
 
-    Options left at None keep the preset's value.
+    The model normalizes its input itself: images are RGB in [0, 1].
 
     Args:
-        preset: A key of `pna.model.presets.PRESETS`.
-        encoder: Name of a timm model.
+        preset: A key of `pna.model.presets.PRESETS`, such as "fcn-pna" or "lite".
         num_classes: Number of classes K, where they have no names.
-        labels: The classes with names and colours; instead of `num_classes`.
-        pretrained: Load the encoder's ImageNet weights.
-        output_stride: 32, 16 or 8. A preset's own 16 or 8 becomes 32 on an encoder that cannot be
-            dilated (Swin); one given here is an error there.
-        multi_grid: Factors on the dilation in the last stage of a dilated ResNet.
-        coarse_channels: Width of the coarse head.
-        rates: Dilations of DeepLabV3's branches, in cells.
-        aux: Whether to add the auxiliary head.
-        drop_path: Stochastic depth of the encoder.
-        widths: Channels of the stages, fine to coarse.
-        window: Cells per side of the neighborhood.
-        self_aggregation: Whether stages use SAM.
-        upsample: How predictions are resized between stages.
-        variant: "released", "paper" or "prenorm".
-        residual: How logits are carried: "none", "add" or "aggregate".
-        centre: Bias with which "aggregate" gathers a cell's own logits at the start.
-        embedding_bias: Whether the stages' 1x1 embeddings have a bias.
+        labels: The classes with names and colors; instead of `num_classes`.
+        encoder: Name of a timm model; None takes the preset's.
+        encoder_weights: "imagenet" loads the encoder's pretrained weights; None starts at random.
+        pna: Options of the refinement; None takes the preset's.
+        options: Options of encoder and coarse head. A preset's own output stride of 16 or 8 becomes
+            32 on an encoder that cannot be dilated (Swin); one given here is an error there.
+        presets: Where `preset` is looked up.
 
     Raises:
-        ValueError: Unknown preset or encoder, no number of classes, or options that do not fit.
+        PnaError: Unknown preset or encoder, no number of classes, or options that do not fit.
         WeightsError: The ImageNet weights cannot be had.
+
+    Example:
+        >>> import torch, pna
+        >>> model = pna.create_model("lite", num_classes=3, encoder_weights=None).eval()
+        >>> model(torch.rand(1, 3, 60, 90)).logits.shape
+        torch.Size([1, 3, 60, 90])
     """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    config = _override(
-        PRESETS[preset],
+    known = find_preset(preset, presets)
+    for name, value, kind in (("pna", pna, PNAConfig), ("options", options, ModelOptions)):
+        if value is not None and not isinstance(value, kind):
+            raise PnaError(f"expected {name} as a {kind.__name__}, got {type(value).__name__}")
+    if pna is not None and known.pna is None:
+        having = ", ".join(name for name, other in presets.items() if other.pna is not None)
+        raise PnaError(
+            f"preset {preset!r} has no refinement, got pna={pna}; take one that has: {having}"
+        )
+    config = ModelConfig(
         preset,
-        {
-            "encoder": encoder,
-            "output_stride": output_stride,
-            "multi_grid": multi_grid,
-            "coarse_channels": coarse_channels,
-            "rates": rates,
-            "aux": aux,
-            "drop_path": drop_path,
-        },
-        {
-            "widths": widths,
-            "window": window,
-            "self_aggregation": self_aggregation,
-            "upsample": upsample,
-            "variant": variant,
-            "residual": residual,
-            "centre": centre,
-            "embedding_bias": embedding_bias,
-        },
+        known.encoder if encoder is None else encoder,
+        options.over(known.options),
+        known.pna if pna is None else pna,
     )
     labels = choose_labels(num_classes, labels)
-    if output_stride is None and config.output_stride != 32 and not _can_dilate(config):
-        config = replace(config, output_stride=32)
-    return build(config, labels, pretrained=pretrained)
-
-
-def build(config: ModelConfig, labels: LabelSpace, *, pretrained: bool = False) -> Segmenter:
-    """Build the model that a configuration describes.
-
-    Args:
-        config: The parts.
-        labels: The classes.
-        pretrained: Load the encoder's ImageNet weights.
-    """
-    encoder = _encoder(config, pretrained=pretrained)
-    neck = _neck(config, encoder.channels)
-    num_classes = labels.num_classes
-    channels = encoder.channels if neck is None else neck.channels
-    model = Segmenter(
-        encoder,
-        _coarse_head(config, channels, num_classes),
-        labels,
-        neck=neck,
-        refiner=_refiner(config, channels, num_classes),
-        auxiliary=_auxiliary_head(encoder.channels, num_classes) if config.aux else None,
-        config=config,
-    )
-    # Convolutions follow the layout of their weights; on CPUs and GPUs alike this is the fast one,
-    # and the stages, whose linear layers want channels last, then copy nothing.
-    return model.to(memory_format=torch.channels_last)
-
-
-def _encoder(config: ModelConfig, *, pretrained: bool) -> TimmEncoder:
-    return create_encoder(
-        config.encoder,
-        pretrained=pretrained,
-        output_stride=config.output_stride,
-        multi_grid=config.multi_grid,
-        drop_path=config.drop_path,
-    )
-
-
-def _neck(config: ModelConfig, channels: tuple[int, ...]) -> FeaturePyramid | AtrousNeck | None:
-    """What coarse head and rival both look at, where that is more than the encoder."""
-    if config.rival == "pointrend" and config.coarse == "fpn":
-        width = 128 if config.coarse_channels is None else config.coarse_channels
-        return FeaturePyramid(channels, 2 * width)
-    if config.rival == "eblnet":
-        if config.coarse != "deeplabv3":
-            raise ValueError(f"eblnet is for deeplabv3, got {config.coarse!r}")
-        return AtrousNeck(channels, **_coarse_options(config))
-    return None
-
-
-def _coarse_head(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> nn.Module:
-    if config.rival == "eblnet":
-        return LastLevelHead(channels, num_classes)
-    options = _coarse_options(config)
-    if config.rival == "pointrend" and config.coarse == "fpn":
-        options["pyramid"] = None
-    head: Any = _COARSE[config.coarse]
-    built: nn.Module = head(channels, num_classes, **options)
-    return built
-
-
-def _coarse_options(config: ModelConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if config.coarse_channels is not None:
-        options["channels"] = config.coarse_channels
-    if config.rates is not None:
-        if not config.coarse.startswith("deeplabv3"):
-            raise ValueError(f"rates are for deeplabv3, got {config.coarse!r}; leave them at None")
-        options["rates"] = config.rates
-    return options
-
-
-def _auxiliary_head(channels: tuple[int, ...], num_classes: int) -> nn.Module:
-    return FCNHead(channels, num_classes, channels=256, num_convs=1, concat_input=False, level=-2)
-
-
-def _refiner(config: ModelConfig, channels: tuple[int, ...], num_classes: int) -> Refiner | None:
-    if config.rival == "decoder":
-        return _decoder(config.pna, channels, num_classes)
-    if config.pna is not None and config.rival is not None:
-        raise ValueError(f"expected pna or a rival, got both: pna and {config.rival!r}")
-    if config.pna is not None:
-        return PNAHead(channels, num_classes, **vars(config.pna))
-    if config.rival is not None:
-        return _RIVALS[config.rival](channels, num_classes)
-    return None
-
-
-def _decoder(pna: PNAConfig | None, channels: tuple[int, ...], num_classes: int) -> Refiner:
-    if pna is None:
-        raise ValueError("expected the options of the PNA head that a decoder stands beside")
-    with torch.device("meta"):
-        head = PNAHead(channels, num_classes, **vars(pna))
-    return decoder_beside(head)
-
-
-def _can_dilate(config: ModelConfig) -> bool:
     try:
-        _encoder(config, pretrained=False)
-    except ValueError:
-        return False
-    return True
+        return known.build(config, labels, encoder_weights)
+    # Swin and ViT have no dilated form; the paper runs its heads on them at stride 32.
+    except FixedStrideError:
+        if options.output_stride is not None:
+            raise
+        wider = replace(config.options, output_stride=32)
+        return known.build(replace(config, options=wider), labels, encoder_weights)
 
 
-def _override(
-    config: ModelConfig, preset: str, model: dict[str, Any], pna: dict[str, Any]
-) -> ModelConfig:
-    model = {key: value for key, value in model.items() if value is not None}
-    pna = {key: value for key, value in pna.items() if value is not None}
-    if pna and config.pna is None:
-        raise ValueError(
-            f"preset {preset!r} has no refinement, got {', '.join(pna)}; take one that has: "
-            f"{', '.join(name for name, known in PRESETS.items() if known.pna)}"
-        )
-    if config.pna is not None:
-        model["pna"] = replace(config.pna, **pna)
-    return replace(config, **model)
-
-
-def choose_labels(num_classes: int | None, labels: LabelSpace | None) -> LabelSpace:
-    """The classes that were given, by name or by number.
+def find_preset(name: str, presets: Mapping[str, Preset]) -> Preset:
+    """Look a preset up.
 
     Raises:
-        ValueError: Neither was given, or they differ.
+        PnaError: There is none of that name; the known ones are listed.
     """
-    if labels is None and num_classes is None:
-        raise ValueError("expected num_classes or labels, got neither")
-    if labels is None:
-        assert num_classes is not None
-        return generic(num_classes)
-    if num_classes not in (None, labels.num_classes):
-        raise ValueError(
-            f"got num_classes={num_classes}, but labels {labels.name!r} has {labels.num_classes}"
+    if name not in presets:
+        raise PnaError(f"unknown preset {name!r}; known are {', '.join(presets)}")
+    return presets[name]
+
+
+def build_encoder(config: ModelConfig, weights: EncoderWeights | None) -> TimmEncoder:
+    """Build the encoder that a configuration describes."""
+    options = config.options
+    return create_encoder(
+        config.encoder,
+        weights=weights,
+        output_stride=options.output_stride or 32,
+        multi_grid=options.multi_grid,
+        drop_path=options.drop_path or 0.0,
+    )
+
+
+def coarse_width(config: ModelConfig) -> dict[str, Any]:
+    """Return the coarse head's argument `channels`; empty for its own default."""
+    channels = config.options.coarse_channels
+    return {} if channels is None else {"channels": channels}
+
+
+def atrous_rates(config: ModelConfig) -> dict[str, Any]:
+    """Return the argument `rates` of DeepLab's heads; empty for their own default."""
+    rates = config.options.rates
+    return {} if rates is None else {"rates": rates}
+
+
+def refuse_options(config: ModelConfig, *names: str) -> None:
+    """Refuse options that a preset's coarse head does not have.
+
+    Raises:
+        PnaError: One of them is given.
+    """
+    for name in names:
+        if (value := getattr(config.options, name)) is not None:
+            raise PnaError(
+                f"preset {config.preset!r} has no {name}, got {value}; leave {name} at None"
+            )
+
+
+def assemble(
+    config: ModelConfig,
+    labels: LabelSpace,
+    encoder: TimmEncoder,
+    coarse: nn.Module,
+    *,
+    neck: nn.Module | None = None,
+    channels: Sequence[int] | None = None,
+    refiner: Refiner | None = None,
+) -> Segmenter:
+    """Wire finished parts, and add PNA and the auxiliary head where the configuration has them.
+
+    Args:
+        config: The configuration that the parts were built from.
+        labels: The K classes.
+        encoder: Images to features.
+        coarse: Features to P0.
+        neck: Features to the features that coarse head and refiner share.
+        channels: Channels of the features that PNA refines on; the encoder's by default.
+        refiner: A baseline, instead of PNA.
+    """
+    num_classes = labels.num_classes
+    if refiner is None and config.pna is not None:
+        refiner = PNAHead(channels or encoder.channels, num_classes, config.pna)
+    auxiliary = None
+    if config.options.aux:
+        # The field's auxiliary head, on stride 16 of a plain encoder (as in PSPNet).
+        auxiliary = FCNHead(
+            encoder.channels, num_classes, channels=256, num_convs=1, concat_input=False, level=-2
         )
-    return labels
+    model = Segmenter(
+        encoder, coarse, labels, neck=neck, refiner=refiner, auxiliary=auxiliary, config=config
+    )
+    # Convolutions follow the memory format of their weights. Channels-last is the fast one on CPUs
+    # and GPUs alike, and the stages, whose linear layers need it, then copy nothing.
+    model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        # On a CPU, torch 2.14 writes past its buffer in the backward pass of a strided 1x1
+        # convolution of an image whose weights are channels-last (stems of RepVGG, FastViT).
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.in_channels <= 4
+            and module.kernel_size == (1, 1)
+            and module.stride != (1, 1)
+        ):
+            module.to(memory_format=torch.contiguous_format)
+    return model

@@ -1,36 +1,19 @@
-"""What a refiner is: a box that takes a coarse prediction and gives finer ones."""
+"""The contract of a refiner: features and a coarse prediction in, finer predictions out."""
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-# Losses beside the cross-entropies of the predictions; `pna.train.own_losses` computes them.
-OwnLoss = Literal["points", "segfix", "edges"]
+from pna.errors import PnaError
 
 
-class Scene(NamedTuple):
-    """What a refiner may look at.
-
-    Attributes:
-        pictures: (B, 3, H, W), RGB in [0, 1], padded to what the encoder takes.
-        features: (B, C, h, w) per level, fine to coarse: the neck's where the model has one, else
-            the encoder's. The refiner owns the list: it may take out what it has done with, to free
-            the memory.
-        coarse: (B, K, h, w) logits P0.
-    """
-
-    pictures: Tensor
-    features: list[Tensor]
-    coarse: Tensor
-
-
-class Refined(NamedTuple):
-    """What a refiner returns.
+class RefinerOutput(NamedTuple):
+    """Output of a refiner in training.
 
     Attributes:
-        stages: P1, ..., Pn, each (B, K, h, w) of any size that spans the padded pictures.
-        aux: What the refiner's own loss needs, by name; empty unless training.
+        stages: P1, ..., Pn, each (B, K, h, w) of any size that spans the padded images.
+        aux: Tensors that `Refiner.losses` needs, by name.
     """
 
     stages: list[Tensor]
@@ -38,35 +21,47 @@ class Refined(NamedTuple):
 
 
 class Refiner(nn.Module):
-    """Base of all refiners. `forward` takes a `Scene`, unless `refine` says otherwise.
+    """Base of all refiners.
 
     Attributes:
-        num_stages: Number n of predictions it makes at inference. While training it may make
-            none, where it isn't trained or its loss needs something else.
-        own_loss: Which loss it is trained with, beside the cross-entropies of its predictions;
-            `Refined.aux` holds what that loss needs.
+        num_stages: Number n of predictions at inference.
     """
 
     num_stages: int = 1
-    own_loss: OwnLoss | None = None
 
-    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
-        """Refine a coarse prediction.
+    def forward(
+        self, features: Sequence[Tensor], coarse: Tensor, *, images: Tensor | None = None
+    ) -> list[Tensor]:
+        """Refine a coarse prediction. No argument is changed.
 
         Args:
-            scene: Pictures, features and P0.
-            stop_at: Number of stages to run; all by default.
+            features: (B, C, h, w) per level, fine to coarse: the neck's where the model has one,
+                else the encoder's.
+            coarse: (B, K, h, w) logits P0.
+            images: (B, 3, H, W), RGB in [0, 1], padded to the encoder's divisor.
 
-        Raises:
-            ValueError: `stop_at` is not between 1 and `num_stages`.
+        Returns:
+            [P1, ..., Pn], each (B, K, h, w) of any size that spans the padded images.
         """
-        self._check_stop(stop_at)
-        refined: Refined = self(scene)
-        return refined._replace(stages=refined.stages[:stop_at])
+        raise NotImplementedError
 
-    def _check_stop(self, stop_at: int | None) -> None:
-        if stop_at is not None and not 1 <= stop_at <= self.num_stages:
-            raise ValueError(f"expected stop_at from 1 to {self.num_stages}, got {stop_at}")
+    def forward_training(
+        self, features: Sequence[Tensor], coarse: Tensor, *, images: Tensor | None = None
+    ) -> RefinerOutput:
+        """Refine in training, where a refiner may return other tensors for its own losses."""
+        return RefinerOutput(self(features, coarse, images=images), {})
+
+    def losses(self, aux: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Compute the losses of the refiner itself, besides the cross-entropies of its predictions.
+
+        Args:
+            aux: `RefinerOutput.aux`, in float32 at least.
+            labels: (B, H, W) int64 at the size of the padded images, 255 in the padding.
+
+        Returns:
+            Means over this batch by name; 0 (with a graph) where no pixel is valid.
+        """
+        return {}
 
 
 class StagedRefiner(Refiner):
@@ -75,8 +70,8 @@ class StagedRefiner(Refiner):
     Args:
         in_channels: Channels of each level of features, fine to coarse.
         num_classes: Channels K of the logits.
-        stages: In the order in which they run, so coarse to fine; each maps the features
-            (B, C, H, W) of its level and the previous logits (B, K, h, w) to (B, K, H, W).
+        stages: In the order in which they run, coarse to fine; each maps the features (B, C, H, W)
+            of its level and the previous logits (B, K, h, w) to (B, K, H, W).
     """
 
     def __init__(
@@ -89,49 +84,61 @@ class StagedRefiner(Refiner):
         self.num_stages = len(self.stages)
 
     def forward(
-        self, features: Sequence[Tensor], coarse: Tensor, *, stop_at: int | None = None
+        self,
+        features: Sequence[Tensor],
+        coarse: Tensor,
+        *,
+        images: Tensor | None = None,
+        stop_at: int | None = None,
     ) -> list[Tensor]:
         """Refine stage by stage.
 
         Args:
             features: (B, C, H, W) per level, fine to coarse.
             coarse: (B, K, h, w) logits P0 of any size.
-            stop_at: Number of stages to run; all by default.
+            images: Not used.
+            stop_at: Number of stages to run; None runs all.
 
         Returns:
             [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level.
 
         Raises:
-            ValueError: The number of features, the classes or `stop_at` do not fit the head.
+            PnaError: The features, the classes or `stop_at` do not fit the head.
         """
-        return self._refine(list(features), coarse, stop_at)
-
-    def refine(self, scene: Scene, *, stop_at: int | None = None) -> Refined:
-        """Refine the scene's coarse prediction as `forward` does; takes the features it used."""
-        return Refined(self._refine(scene.features, scene.coarse, stop_at), {})
-
-    def _refine(self, features: list[Tensor], coarse: Tensor, stop_at: int | None) -> list[Tensor]:
         self._check(features, coarse, stop_at)
+        # Features run fine to coarse, stages coarse to fine.
+        previous = coarse
         predictions: list[Tensor] = []
-        for stage in self.stages[:stop_at]:
-            size = features[-1].shape[-2:]
-            start = self._start(predictions[-1] if predictions else coarse, coarse, size)
-            # Taken out of the list: together, the levels already used outweigh the finest stage.
-            predictions.append(stage(features.pop(), start))
-        return predictions
+        for stage, feature in zip(self.stages[:stop_at], reversed(features), strict=False):
+            previous = stage(feature, self._start(previous, coarse, feature.shape[-2:]))
+            predictions.append(previous)
+        return self._finish(predictions, coarse)
 
     def _start(self, previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
-        """What a stage of that size starts from: the stage before it, or P0, of any size."""
+        """Return the logits that a stage of that size refines: (B, K, h, w) of any size."""
         return previous
 
+    def _finish(self, predictions: list[Tensor], coarse: Tensor) -> list[Tensor]:
+        """Return the predictions [P1, ..., Pn] that leave the refiner."""
+        return predictions
+
     def _check(self, features: Sequence[Tensor], coarse: Tensor, stop_at: int | None) -> None:
+        # Without this check `zip` would end at the shorter list, and leave stages out.
         got = tuple(feature.shape[1] for feature in features)
         if got != self.in_channels:
-            raise ValueError(
+            raise PnaError(
                 f"expected features with channels {self.in_channels} (fine to coarse), got {got}"
             )
+        # Equal heights are fine: levels of a dilated encoder share a stride.
+        heights = [feature.shape[-2] for feature in features]
+        if heights != sorted(heights, reverse=True):
+            raise PnaError(
+                f"expected features fine to coarse, so of heights that do not grow, got {heights}; "
+                "reverse the list"
+            )
         if coarse.ndim != 4 or coarse.shape[1] != self.num_classes:
-            raise ValueError(
+            raise PnaError(
                 f"expected coarse logits (B, {self.num_classes}, h, w), got {tuple(coarse.shape)}"
             )
-        self._check_stop(stop_at)
+        if stop_at is not None and not 1 <= stop_at <= self.num_stages:
+            raise PnaError(f"expected stop_at from 1 to {self.num_stages}, got {stop_at}")

@@ -1,7 +1,7 @@
 """The one function that resizes feature maps and logits.
 
-Pixel centres are never aligned at the corners (``align_corners=False``): mixing the two
-conventions shifts a coarse map by up to half a cell against its picture.
+Pixel centers are never aligned at the corners (`align_corners=False`): mixing the two
+conventions shifts a coarse map by up to half a cell against its image.
 """
 
 from collections.abc import Sequence
@@ -11,28 +11,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pna.errors import PnaError
+
 ResizeMode = Literal["bilinear", "nearest"]
 
 
 def resize(x: Tensor, size: Sequence[int], mode: ResizeMode = "bilinear") -> Tensor:
-    """Resize a map to ``size``, up or down.
+    """Resize a map to `size`, up or down.
 
     Args:
         x: (B, C, h, w), floating point.
         size: (H, W) of the result, in cells, each at least 1.
-        mode: ``"bilinear"`` for scores and features, ``"nearest"`` for the authors' resize of
-            the previous stage.
+        mode: "bilinear" for scores and features, "nearest" for the authors' resize of the previous
+            stage.
 
     Returns:
-        (B, C, H, W) in the type of ``x``; ``x`` itself where the size is already right.
+        (B, C, H, W) in the type of `x`; `x` itself where the size is already right.
 
     Raises:
-        ValueError: ``x`` has not four axes, or the mode is unknown.
+        PnaError: `x` has not four axes, or the mode is unknown.
     """
     if x.dim() != 4:
-        raise ValueError(f"expected a (B, C, H, W) map, got {tuple(x.shape)}; add the missing axes")
+        raise PnaError(f"expected a (B, C, H, W) map, got {tuple(x.shape)}; add the missing axes")
     if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"unknown resize mode {mode!r}; expected 'bilinear' or 'nearest'")
+        raise PnaError(f"unknown resize mode {mode!r}; expected 'bilinear' or 'nearest'")
     height, width = size
     # While exporting with free sizes this comparison would pin them, so it is left out there.
     if not torch.compiler.is_exporting() and x.shape[-2] == height and x.shape[-1] == width:

@@ -1,8 +1,8 @@
-"""TensorFlow's "same" padding as a constant, for pictures whose sides are multiples of the stride.
+"""TensorFlow's "same" padding as a constant, for images whose sides are multiples of the stride.
 
-timm's ``tf_*`` encoders compute the padding of each strided convolution from the size at hand.
+timm's `tf_*` encoders compute the padding of each strided convolution from the size at hand.
 With free sizes those formulas nest, and an exporter does not come to an end with them. Where the
-input's side is a multiple of the convolution's stride s, which an encoder's divisor sees to, the
+input's side is a multiple of the convolution's stride s, which an encoder's divisor guarantees, the
 padding is max((k - 1) d + 1 - s, 0) for every size: a constant of the layer.
 """
 
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 
 class SamePaddedConv(nn.Conv2d):
-    """A convolution with constant "same" padding; what is odd goes to the right and bottom.
+    """A convolution with constant "same" padding; an odd rest goes to the right and bottom.
 
     Args:
-        conv: the convolution whose settings and parameters it takes over; its own padding is
+        conv: The convolution whose settings and parameters it takes over; its own padding is
             left out.
     """
 
@@ -30,6 +30,7 @@ class SamePaddedConv(nn.Conv2d):
             bias=conv.bias is not None,
             device=torch.device("meta"),  # the parameters come from conv
         )
+        # The same parameters under the same names: state dicts and optimizers notice nothing.
         self.weight = conv.weight
         self.bias = conv.bias
         top, bottom = self._margins(axis=0)
@@ -38,6 +39,7 @@ class SamePaddedConv(nn.Conv2d):
 
     def _margins(self, *, axis: int) -> tuple[int, int]:
         reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        # Of h = n s cells, n windows s apart span (n - 1) s + reach cells: the rest is padding.
         total = max(reach - self.stride[axis], 0)
         return total // 2, total - total // 2
 
@@ -55,5 +57,5 @@ def fix_same_padding(body: nn.Module) -> None:
 
     for parent in list(body.modules()):
         for name, child in parent.named_children():
-            if type(child) is Conv2dSame:
+            if type(child) is Conv2dSame:  # not a subclass, whose forward would be lost
                 setattr(parent, name, SamePaddedConv(child))

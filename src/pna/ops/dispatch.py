@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pna.errors import PnaError
 from pna.ops import blocked, numba, reference, triton
 
 Backend = Literal["auto", "reference", "blocked", "numba", "triton"]
@@ -18,7 +19,11 @@ _BACKENDS: dict[str, _Implementation] = {
     "reference": reference.neighborhood_attention,
 }
 BACKENDS = tuple(_BACKENDS)
-"""Backends in the order in which `auto` tries them."""
+"""All backends."""
+# The Triton kernels have run in Triton's interpreter only. They join once a CUDA row stands under
+# `benchmarks/results`.
+AUTO = ("numba", "blocked", "reference")
+"""Backends in the order in which "auto" tries them."""
 
 _BLOCKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -48,28 +53,37 @@ def neighborhood_attention(
             reads `bias[head, y - i + window - 1, x - j + window - 1]`.
         window: Cells per side, odd; may exceed the map.
         scale: Factor on the products; `d ** -0.5` by default.
-        backend: "triton" (fused, for CUDA), "numba" (the fastest on a CPU), "blocked" (portable,
-            bounded memory, exports), "reference" (plain gather, any dtype, twice differentiable,
-            hungry), or "auto".
+        backend: "numba" (fused, the fastest on a CPU), "blocked" (portable, bounded memory,
+            exports), "reference" (plain gather, any dtype, twice differentiable, much memory),
+            "triton" (fused, for CUDA; it has not run on a GPU yet), or "auto": numba on a CPU,
+            blocked elsewhere.
 
     Returns:
         (B, heads, H, W, dv) in the dtype of `value`; softmax runs in float32 or better.
 
     Raises:
-        ValueError: Shapes, dtypes, devices or the window do not fit together, or the backend
+        PnaError: Shapes, dtypes, devices or the window do not fit together, or the backend
             cannot serve the call.
+
+    Example:
+        >>> import torch
+        >>> from pna.ops import neighborhood_attention
+        >>> query, key, value = torch.rand(3, 1, 2, 16, 24, 8)  # 2 heads, 16 x 24 cells
+        >>> bias = torch.zeros(2, 9, 9)  # 2 * window - 1 offsets along each axis
+        >>> neighborhood_attention(query, key, value, bias, window=5).shape
+        torch.Size([1, 2, 16, 24, 8])
     """
     _check(query, key, value, bias, window)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
         backend = _choose(query, window)
     elif reason := why_not(backend, query, window=window):
-        raise ValueError(f"backend {backend!r} cannot serve this call: {reason}")
+        raise PnaError(f"backend {backend!r} cannot serve this call: {reason}")
     return _BACKENDS[backend](query, key, value, bias, window, scale)
 
 
 def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
-    """Say why a backend cannot serve a call, or None when it can.
+    """The reason why a backend cannot serve a call; None when it can.
 
     Args:
         backend: One of `pna.ops.BACKENDS`.
@@ -77,10 +91,15 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
         window: Cells per side.
 
     Raises:
-        ValueError: The backend is unknown.
+        PnaError: The backend is unknown.
+
+    Example:
+        >>> import torch
+        >>> why_not("triton", torch.rand(1, 1, 4, 4, 8), window=3)
+        'it runs on CUDA, the query is on cpu; TRITON_INTERPRET=1 simulates it'
     """
     if backend not in _BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, auto")
+        raise PnaError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, auto")
     if backend == "triton":
         return triton.why_not(query)
     if backend == "numba":
@@ -91,7 +110,7 @@ def why_not(backend: str, query: Tensor, *, window: int) -> str | None:
 
 
 def _choose(query: Tensor, window: int) -> Backend:
-    for name in BACKENDS:
+    for name in AUTO:
         if why_not(name, query, window=window) is None:
             return name  # type: ignore[return-value]
     raise AssertionError("the reference serves every call")
@@ -99,22 +118,23 @@ def _choose(query: Tensor, window: int) -> Backend:
 
 def _check(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int) -> None:
     if query.ndim != 5 or key.shape != query.shape or value.shape[:-1] != query.shape[:-1]:
-        raise ValueError(
+        raise PnaError(
             "expected query and key (B, heads, H, W, d) and value (B, heads, H, W, dv), got "
             f"{tuple(query.shape)=}, {tuple(key.shape)=}, {tuple(value.shape)=}"
         )
     if query.numel() == 0 or value.shape[-1] == 0:
-        raise ValueError(f"expected no empty dimension, got {tuple(query.shape)=}")
+        raise PnaError(f"expected no empty dimension, got {tuple(query.shape)=}")
     if window < 1 or window % 2 == 0:
-        raise ValueError(f"expected an odd window >= 1, got {window=}")
+        raise PnaError(f"expected an odd window >= 1, got {window=}")
+    # At the border a window shifts, so offsets reach window - 1 to either side.
     side = 2 * window - 1
     if bias is not None and bias.shape != (query.shape[1], side, side):
-        raise ValueError(
+        raise PnaError(
             f"expected bias (heads, 2 * window - 1, 2 * window - 1) = "
             f"{(query.shape[1], side, side)} for {window=}, got {tuple(bias.shape)=}"
         )
     tensors = [x for x in (query, key, value, bias) if x is not None]
     if not all(x.is_floating_point() for x in tensors):
-        raise ValueError(f"expected floating point, got {[x.dtype for x in tensors]}")
+        raise PnaError(f"expected floating point, got {[x.dtype for x in tensors]}")
     if len({x.device for x in tensors}) > 1:
-        raise ValueError(f"expected one device, got {[str(x.device) for x in tensors]}")
+        raise PnaError(f"expected one device, got {[str(x.device) for x in tensors]}")

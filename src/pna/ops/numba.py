@@ -1,6 +1,6 @@
 """Neighborhood attention on the CPU: maps, bands and threads around `pna.ops.numba_kernels`.
 
-The work is cut into bands of rows of one head. In the backward pass two neighbouring bands add to
+The work is cut into bands of rows of one head. In the backward pass two neighboring bands add to
 the same keys, so even bands run first and odd ones after them.
 
 numba compiles the kernels at the first call, which takes some seconds, and keeps them on disk.
@@ -17,7 +17,7 @@ from pna.ops.registration import register
 from pna.ops.threads import run_in_threads
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-"""What it takes; it computes in float32."""
+"""Types that it accepts; it computes in float32."""
 ROWS = 16
 """Rows of a band: fewer pack every key more often, more leave threads without work."""
 
@@ -25,7 +25,7 @@ _IS_INSTALLED = find_spec("numba") is not None
 
 
 def why_not(query: Tensor) -> str | None:
-    """Say why the kernels cannot serve a call, or None when they can."""
+    """The reason why the kernels cannot serve a call; None when they can."""
     if not _IS_INSTALLED:
         return "numba is not installed (pip install numba)"
     if query.device.type != "cpu":
@@ -59,6 +59,7 @@ def _forward(
 ) -> Tensor:
     from pna.ops.numba_kernels import forward
 
+    # Zeroed: the kernel adds to its output.
     output = _empty_like(value.float()).zero_()
     arrays = [_array(x) for x in (query, key, value, _table(query, bias, window))]
     bands = cut_bands(query, ROWS)
@@ -84,6 +85,7 @@ def _backward(
 
     grads = [_empty_like(x.float()).zero_() for x in (query, key, value)]
     table = _table(query, bias, window)
+    # One table a thread and vector lane: threads never add to the same number.
     grad_table = torch.zeros(torch.get_num_threads(), *table.shape, LANES)
     arrays = [_array(x) for x in (grad, query, key, value, table)]
     rows = band_rows(window)
@@ -93,6 +95,7 @@ def _backward(
         outputs = [_array(x) for x in (*grads, grad_table[worker])]
         backward(*arrays, window, np.float32(scale), *outputs, part)
 
+    # Bands that are two apart share no key, so the even ones run at the same time; then the odd.
     is_odd = bands[:, 2] // rows % 2 == 1
     _share(differentiate, bands[~is_odd])
     _share(differentiate, bands[is_odd])

@@ -1,7 +1,7 @@
 """Neighborhood attention on the CPU in vector registers, compiled by numba.
 
 A band of rows of one head is worked off in tiles of columns. A tile's keys and values are packed
-into panels whose last axis is the column, so eight neighbouring queries are one vector: the key `y`
+into panels whose last axis is the column, so eight neighboring queries are one vector: the key `y`
 rows and `o` columns away adds
 
     scores[y, o, j : j + 8] += query[c, j : j + 8] * key[y, c, j + o : j + o + 8]
@@ -16,6 +16,7 @@ Offsets count from 0: `o = key column - query column + window - 1`, as in the bi
 import numpy as np
 from numba import njit, types
 
+from pna.ops.compilation import compile_for
 from pna.ops.simd import (
     LANES,
     add,
@@ -51,12 +52,13 @@ def _compile_for(*arguments):
 
     The kept code is compiled anew when this file changes, not when `simd.py` does.
     """
-    return njit(types.void(*arguments), nogil=True, error_model="numpy", cache=True)
+    return compile_for(types.void(*arguments))
 
 
 @_compile
 def _exp(x):
     """Exponential of x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; 0 below -87.7."""
+    # x = n ln 2 + f; ln 2 is subtracted in two parts, so that f keeps all its bits.
     n = nearest(multiply(x, splat(_float(1.4426950408889634))))
     n = maximum(n, splat(_float(-127.0)))
     f = fma(n, splat(_float(-0.693145751953125)), maximum(x, splat(_float(-88.1))))
@@ -99,6 +101,7 @@ def _set_masks(mask, low, high, first, columns, W, window):
         end = min(begin + LANES, first + columns) - 1
         low[v] = _start(end, W, window) - end + window - 1
         high[v] = _start(begin, W, window) + size - begin + window - 1
+        # Rounded up to whole groups; the mask shuts the offsets beyond the window.
         high[v] = low[v] + (high[v] - low[v] + GROUP - 1) // GROUP * GROUP
 
 
@@ -115,6 +118,7 @@ def _pack_row(row, cells):
     """Fill row[c, x] with cells[x, c]."""
     columns, channels = cells.shape
     for x in range(0, columns - LANES + 1, LANES):
+        # 8 x 8 blocks are transposed in registers: reads and writes are whole vectors.
         for c in range(0, channels - LANES + 1, LANES):
             copy_transposed(row, (c, x), cells, (x, c))
         for c in range(channels // LANES * LANES, channels):
@@ -155,6 +159,8 @@ def _products(scores, row, panel, j, low, high):
     zero = splat(_float(0.0))
     for y in range(scores.shape[0]):
         for o in range(low, high, GROUP):
+            # Three sums at once: the query is loaded once for three keys, and the sums hide the
+            # latency of the multiply-adds.
             a, b, d = zero, zero, zero
             for c in range(row.shape[0]):
                 x = load(row, (c, j))
@@ -172,6 +178,7 @@ def _softmax(scores, scale, bias, mask, j, low, high):
     top = splat(_float(-np.inf))
     for y in range(scores.shape[0]):
         for o in range(low, high):
+            # Offsets that only the group's rounding adds have no bias; their mask is -inf.
             x = add(load(mask, (o, j)), splat(bias[y, min(o, bias.shape[1] - 1)]))
             x = fma(load(scores, (y, o - low, 0)), scale, x)
             store(scores, (y, o - low, 0), x)
@@ -179,6 +186,7 @@ def _softmax(scores, scale, bias, mask, j, low, high):
     total = splat(_float(0.0))
     for y in range(scores.shape[0]):
         for o in range(high - low):
+            # The largest score is subtracted, as in every softmax: exp cannot overflow.
             x = _exp(subtract(load(scores, (y, o, 0)), top))
             store(scores, (y, o, 0), x)
             total = add(total, x)
@@ -218,7 +226,7 @@ def _scatter(panel, scores, row, channels, j, low, high):
 
 @_compile
 def _softmax_gradient(weights, gradient, count, inverse):
-    """Normalise the weights; turn their gradient into that of the scores."""
+    """Normalize the weights; turn their gradient into that of the scores."""
     mean = splat(_float(0.0))
     for y in range(weights.shape[0]):
         for o in range(count):
@@ -275,6 +283,7 @@ def forward(query, key, value, bias, window, scale, output, bands):
     H, W = query.shape[2:4]
     d, dv = query.shape[4], value.shape[4]
     side, height, length = 2 * window - 1, min(window, H), COLUMNS + 2 * window - 2 + GROUP
+    # Scratch memory is taken once for all bands of the thread.
     rows = min(np.max(bands[:, 3] - bands[:, 2]) + window - 1, H)
     key_panel = np.zeros((rows, d, length), _float)
     value_panel = np.zeros((rows, _grouped(dv), length), _float)
@@ -294,6 +303,7 @@ def forward(query, key, value, bias, window, scale, output, bands):
             query_row[:, columns:] = 0
             for i in range(bands[t, 2], bands[t, 3]):
                 y = _start(i, H, window)
+                # Row of the bias table for the first row of the window.
                 table = y - i + window - 1
                 keys, values = key_panel[y - y0 :], value_panel[y - y0 :]
                 _pack_row(query_row, query[b, h, i, first : first + columns])
@@ -365,6 +375,7 @@ def backward(
                     j, o, end = v * LANES, low[v], high[v]
                     _products(weights, query_row, keys, j, o, end)
                     inverse = _softmax(weights, factor, bias[h, table:], mask, j, o, end)
+                    # Nothing of the forward pass is kept: the weights are computed again.
                     _products(gradient, grad_row, values, j, o, end)
                     _softmax_gradient(weights, gradient, end - o, inverse)
                     _collect_bias(grad_bias[h, table:], gradient, o, end)

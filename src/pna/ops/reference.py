@@ -16,6 +16,7 @@ def neighborhood_attention(
     H, W = query.shape[2:4]
     rows = _window_cells(H, window, query.device)  # (H, wh)
     cols = _window_cells(W, window, query.device)  # (W, ww)
+    # Every window is copied: window**2 times the memory of the map, and nothing to get wrong.
     keys = key[:, :, rows][:, :, :, :, cols]  # (B, heads, H, wh, W, ww, d)
     values = value[:, :, rows][:, :, :, :, cols]
     scores = scale * torch.einsum("bhijd,bhiyjxd->bhijyx", query, keys)

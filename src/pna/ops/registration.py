@@ -1,11 +1,10 @@
-"""Turn a pair of functions into a custom operator that autograd and `torch.compile` know."""
+"""Turn a pair of functions into a custom operator that autograd and `torch.compile` support."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import CustomOpDef
 
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
 Backward = Callable[
@@ -16,7 +15,7 @@ Backward = Callable[
 
 def register(
     name: str, forward: Forward, backward: Backward, empty_like: Callable[[Tensor], Tensor]
-) -> tuple[CustomOpDef, CustomOpDef]:
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Register `pna::NAME` and `pna::NAME_backward`.
 
     Args:

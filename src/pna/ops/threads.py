@@ -43,7 +43,7 @@ def _run_in_openmp(
     numbers, errors = itertools.count(), []
 
     def body(_: object) -> None:
-        # OpenMP may grant fewer threads than were asked for: each takes numbers until none is left.
+        # OpenMP may grant fewer threads than requested: each takes numbers until none is left.
         try:
             while (number := next(numbers)) < workers:
                 work(number)

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pna.errors import PnaError
+
 TILE_H = TILE_W = 8
 """64 queries; a window of 9 makes the box 16x16. 16x8 would multiply half again as many pairs."""
 
@@ -39,7 +41,7 @@ _IS_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def why_not(query: Tensor) -> str | None:
-    """Say why the kernels cannot serve a call, or None when they can."""
+    """The reason why the kernels cannot serve a call; None when they can."""
     if not _IS_INSTALLED:
         return "Triton is not installed; on Linux, torch's CUDA wheels bring it"
     if torch.compiler.is_exporting():
@@ -68,7 +70,7 @@ def neighborhood_attention(
         dtype = torch.promote_types(query.dtype, key.dtype)
         query, key = query.to(dtype), key.to(dtype)
     if query.dtype not in DTYPES or value.dtype not in DTYPES:
-        raise ValueError(f"expected {DTYPES}, got {query.dtype=}, {value.dtype=}; call .float()")
+        raise PnaError(f"expected {DTYPES}, got {query.dtype=}, {value.dtype=}; call .float()")
     output: Tensor = triton_attention(query, key, value, bias, window, scale)[0]
     return output
 
@@ -172,7 +174,7 @@ def _grad_bias(
 
 
 def _constants(query: Tensor, value: Tensor, window: int) -> dict[str, Any]:
-    """What the kernels are specialised for, block sizes among it.
+    """The constants that the kernels are specialized for, block sizes among them.
 
     A fixed choice instead of an autotuner's: the same bits in every process, and no minutes of
     compilation at the first call. By the compiler's counts for compute capability 9.0: half

@@ -43,10 +43,12 @@ class Tiles(NamedTuple):
 
 def cut_axis(n: int, tile: int, window: int, device: torch.device) -> Tiles:
     """Cut an axis of `n` cells into tiles of `tile` queries; traceable for symbolic `n`."""
+    # A tile of t queries has windows that begin at t neighboring cells: t + window - 1 keys.
     extent = window_size(n, tile + window - 1)
     first = torch.arange((n + tile - 1) // tile, device=device) * tile
     within = torch.arange(tile, device=device)
     unclamped = first[:, None] + within
+    # The last tile repeats its last cell, so that all tiles have one shape.
     query = unclamped.clamp(max=n - 1)
     key_start = window_start(first, n, window).clamp(max=n - extent)
     key = key_start[:, None] + torch.arange(extent, device=device)
@@ -54,6 +56,7 @@ def cut_axis(n: int, tile: int, window: int, device: torch.device) -> Tiles:
     inside = (key[:, None] >= start[:, :, None]) & (
         key[:, None] < start[:, :, None] + window_size(n, window)
     )
+    # Clamped offsets belong to keys outside of the window; `inside` masks them.
     offset = (key[:, None] - query[:, :, None] + window - 1).clamp(0, 2 * window - 2)
     reach = window // 2
     regular = (first >= reach) & (first + tile + reach <= n)

@@ -1,8 +1,7 @@
-"""What a run tells: `log.jsonl` always, TensorBoard where installed, progress on the console."""
+"""The log of a run: `log.jsonl` always, TensorBoard where installed, progress on the console."""
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from pna.train.faults import explain_failed_write
+from pna.files import write_text_atomically
+from pna.train.errors import explain_failed_write
 
 
 class Writer(Protocol):
@@ -27,7 +27,7 @@ class Writer(Protocol):
 
 
 class Meter:
-    """Mean of some scalars since the last look; sums stay on their device until then."""
+    """Mean of some scalars since the last call of `means`; sums stay on their device until then."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -36,28 +36,30 @@ class Meter:
     def add(self, parts: Mapping[str, Tensor]) -> None:
         """Count one step's scalars in."""
         for name, value in parts.items():
+            # On the device, because reading a value would wait for the GPU at every step; in
+            # float32, because sums in half precision lose digits.
             value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
 
     def means(self) -> dict[str, Tensor]:
-        """The means since the last call, which start anew."""
+        """Return the means since the last call, and start anew."""
         means = {name: value / max(1, self.count) for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and count, for a checkpoint."""
+        """Return sums and count, for a checkpoint."""
         return {"sums": dict(self.sums), "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.count = state["count"]
 
 
 class RunLog:
-    """Writes rows to `log.jsonl` (and TensorBoard), and shows them.
+    """Rows in `log.jsonl` (and TensorBoard), and progress on the console.
 
     Args:
         run: The run folder.
@@ -119,27 +121,25 @@ class RunLog:
         """
         with explain_failed_write(self.path):
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
+            self._file.flush()  # a run that is killed keeps the row
         numbers = _numbers(values)
         for name, value in numbers.items():
             if self._writer is not None:
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
-        self._show(kind, step, numbers)
-
-    def say(self, message: str) -> None:
-        """Show a message."""
-        self._console.print(message, soft_wrap=True, highlight=False, markup=False)
-
-    def _show(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        # On a terminal the losses stand beside the bar, and every other row keeps its line.
         if kind == "train" and self._console.is_terminal:
             self._progress.update(self._task, description=text)
         else:
             self.say(f"{kind} {step}: {text}")
 
+    def say(self, message: str) -> None:
+        """Show a message."""
+        self._console.print(message, soft_wrap=True, highlight=False, markup=False)
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that was cut off while it was written is left out."""
+    """Read the rows of a log, less a last line that was cut off while it was written."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -149,7 +149,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Remove what a run that goes on from `step` will write again.
+    """Remove the rows that a run resumed at `step` writes again.
 
     The checkpoint of a step comes after its training row and before its evaluation.
     """
@@ -160,9 +160,7 @@ def cut_log(path: Path, step: int) -> None:
         for row in read_log(path)
         if row["step"] < step or (row["step"] == step and row["kind"] == "train")
     ]
-    temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_atomically(path, "".join(kept))
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -180,5 +178,6 @@ def _tensorboard(folder: Path, start: int) -> Writer | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # the `track` extra
         return None
+    # Events of steps that are taken again are hidden, as `cut_log` removes their rows.
     writer: Writer = SummaryWriter(str(folder), purge_step=start + 1)
     return writer

@@ -1,116 +1,268 @@
-"""Losses of a progressive output: the coarse logits, every stage and the auxiliary heads.
+"""Losses of a progressive output: the coarse logits, every stage, the auxiliary head.
 
-Every output is brought to the picture's size by the model's own `upsample` and scored against the
-labels there (paper, "Loss"; weights as released: coarse 1.0, every stage 0.1, auxiliary 0.4).
-
-Means are taken over a `Scope`: the batch at hand, or the whole of which it is a part. The losses of
-all parts then add up to that of the whole, and so do their gradients.
+Each output is brought to the size of the image and scored against the labels there (paper, "Loss";
+weights as released: coarse 1.0, every stage 0.1, auxiliary 0.4). Needs torch alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX
-from pna.model.segmenter import SegmenterOutput
-from pna.train.hard_pixels import Cut, find_cut
-from pna.train.own_losses import OwnLosses
-from pna.train.recipe import LossSection
+from pna.model.resize import resize
 
-Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
-Kind = Literal["cross_entropy", "hard_pixels"]
+if TYPE_CHECKING:
+    from pna.model.segmenter import BaseSegmenter, SegmenterOutput
 
-# From as many classes on, the softmax is one over the last axis, of a matrix of pixels. On a CPU
-# that takes half the time of one over the second axis, of maps; but five times of it if the
-# classes don't fill a vector register, 16 with AVX-512 (`benchmarks/results/cross_entropy.md`), and
-# no less for 11 of them where 8 do, with AVX2 (`cross_entropy_avx2.md`).
+LossKind = Literal["cross_entropy", "hard_pixels"]
+
+# With this many classes or more, flatten the logits to (pixels, K) and take the softmax over the
+# last axis: on a CPU that is twice as fast as over axis 1 of (B, K, H, W). With fewer it is up to
+# 5x slower, because a row does not fill a vector register (16 floats with AVX-512, 8 with AVX2).
+# Measurements: benchmarks/results/cross_entropy.md and cross_entropy_avx2.md.
 FEWEST_AS_ROWS = 16
 
 
-def _alone(counts: Tensor) -> Tensor:
-    return counts
-
-
-class Scope(NamedTuple):
-    """What means are taken over.
+@dataclass(frozen=True)
+class LossConfig:
+    """Weight of each loss, and the pixels that count in it. Recipes embed it as `loss`.
 
     Attributes:
-        num_valid: Pixels that are not ignored, in all parts on all processes.
-        add_up: Sums an int64 tensor over the processes.
-        cuts: Where the hardest pixels end, by output, if that has been found beforehand (it must
-            be where this process has further parts).
+        coarse: Weight of P0, 0 or more.
+        stage: Weight of each of P1, P2, ..., 0 or more.
+        aux: Weight of the auxiliary head, 0 or more.
+        refiner: Weight of a refiner's own losses (baselines such as PointRend), 0 or more.
+        coarse_kind: Loss of P0: "cross_entropy" is the mean over all valid pixels, "hard_pixels"
+            the mean over those of the largest loss.
+        stage_kind: The same for P1, P2, ...
+        hard_share: Share of the valid pixels of a forward pass that "hard_pixels" keeps, in (0, 1].
+        class_weights: One weight per class, 0 or more: the loss of a pixel counts by the weight of
+            its class, and means are weighted means, as in `torch.nn.CrossEntropyLoss`. None weighs
+            all classes alike.
+
+    Raises:
+        PnaError: A value is out of its range.
+
+    Example:
+        >>> LossConfig(stage=1.0).stage
+        1.0
     """
 
-    num_valid: int
-    add_up: Callable[[Tensor], Tensor] = _alone
-    cuts: Mapping[str, Cut] = MappingProxyType({})
+    coarse: float = 1.0
+    stage: float = 0.1
+    aux: float = 0.4
+    refiner: float = 1.0
+    coarse_kind: LossKind = "cross_entropy"
+    stage_kind: LossKind = "cross_entropy"
+    hard_share: float = 0.2
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("coarse", "stage", "aux", "refiner"):
+            if not getattr(self, name) >= 0:
+                raise PnaError(f"expected a weight {name} of 0 or more, got {getattr(self, name)}")
+        for name in ("coarse_kind", "stage_kind"):
+            if (kind := getattr(self, name)) not in get_args(LossKind):
+                known = " or ".join(get_args(LossKind))
+                raise PnaError(f"expected {name} to be {known}, got {kind!r}")
+        if not 0 < self.hard_share <= 1:
+            raise PnaError(f"expected hard_share in (0, 1], got {self.hard_share}")
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(self.class_weights))
+            if not all(weight >= 0 for weight in self.class_weights) or not any(self.class_weights):
+                raise PnaError(
+                    "expected class_weights of 0 or more, one of them above 0, got "
+                    f"{self.class_weights}"
+                )
 
 
-class _Term(NamedTuple):
-    name: str
-    logits: Tensor  # at its own stride
-    weight: float
-    kind: Kind
+class LossOutput(NamedTuple):
+    """A loss and its parts.
+
+    Attributes:
+        total: Weighted sum of the parts, a scalar with a graph, float32 or float64.
+        parts: Each part without its weight, detached, by name: "P0", "P1", ..., "aux", and those of
+            the refiner.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
-def count_valid(labels: Tensor) -> Tensor:
-    """Number of pixels that are not ignored, as an int64 scalar on the labels' device."""
-    return (labels != IGNORE_INDEX).sum()
+def segmentation_loss(
+    output: "SegmenterOutput",
+    labels: Tensor,
+    model: "BaseSegmenter | None" = None,
+    config: LossConfig = LossConfig(),
+    *,
+    num_valid: float | None = None,
+) -> LossOutput:
+    """Compute the weighted sum of all losses, in float32 (or float64) even under autocast.
+
+    Args:
+        output: A model's output in training mode, or a `pna.SegmenterOutput` of your own.
+        labels: (B, H, W) int64, classes or 255 for ignored pixels.
+        model: The model, which pads images and so cuts its outputs back, and whose refiner may have
+            losses of its own. None resizes each output to the size of the labels.
+        config: Weight and kind of each loss. Outputs of weight 0 are not computed.
+        num_valid: Number of valid pixels that the means are taken over, where this batch is a part
+            of a larger one (accumulation, several processes): losses and gradients of the parts
+            then add up to those of the whole. With class weights their total weight, see
+            `count_valid`. None is this batch.
+
+    Returns:
+        The total and its parts; 0 (with a graph) where no pixel is valid.
+
+    Raises:
+        PnaError: The logits have one channel, or labels or class weights do not fit them.
+
+    Example:
+        >>> import torch, pna
+        >>> coarse, fine = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 8, 8)
+        >>> output = pna.SegmenterOutput(logits=fine, coarse=coarse, stages=[fine], aux={})
+        >>> labels = torch.randint(3, (1, 32, 32))
+        >>> sorted(pna.segmentation_loss(output, labels).parts)
+        ['P0', 'P1']
+    """
+    _check(output.coarse, labels, config)
+    # A caller who counted has read the labels already; here it would hold up a GPU's stream.
+    if num_valid is None:
+        _check_range(labels, output.coarse.shape[1])
+    size = labels.shape[-2:]
+    here = count_valid(labels, config.class_weights)
+    if num_valid is None:
+        num_valid = float(here)
+    share = here / num_valid if num_valid > 0 else 0.0  # of the whole, that this batch is
+    terms = [("P0", output.coarse, config.coarse, config.coarse_kind)]
+    for number, logits in enumerate(output.stages, start=1):
+        terms.append((f"P{number}", logits, config.stage, config.stage_kind))
+    if "aux" in output.aux:
+        terms.append(("aux", output.aux["aux"], config.aux, "cross_entropy"))
+
+    total = labels.new_zeros((), dtype=torch.float32)
+    parts: dict[str, Tensor] = {}
+    with torch.autocast(labels.device.type, enabled=False):
+        for name, logits, weight, kind in terms:
+            if weight == 0:
+                continue
+            full = _full_size(logits, output, model, size)  # (B, K, H, W)
+            if kind == "cross_entropy":
+                part = cross_entropy(full, labels, config.class_weights, num_valid=num_valid)
+            else:
+                hard = hard_pixel_cross_entropy(
+                    full, labels, config.class_weights, share=config.hard_share
+                )
+                part = share * hard  # the hardest of this batch, not of the whole step
+            total = total + weight * part
+            parts[name] = part.detach()
+        for name, mean in _refiner_losses(output, labels, model).items():
+            total = total + config.refiner * (share * mean)
+            parts[name] = (share * mean).detach()
+    return LossOutput(total, parts)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, scope: Scope | None = None) -> Tensor:
-    """Mean cross-entropy over the valid pixels; 0 (with a graph) where there are none.
+def count_valid(labels: Tensor, class_weights: Sequence[float] | None = None) -> Tensor:
+    """Count the pixels that are not ignored, or add up their class weights; a scalar tensor.
+
+    Args:
+        labels: (B, H, W) int64, 255 ignored.
+        class_weights: One weight per class; None counts pixels.
+
+    Example:
+        >>> import torch
+        >>> int(count_valid(torch.tensor([[[0, 1, 255]]])))
+        2
+    """
+    valid = labels != IGNORE_INDEX
+    if class_weights is None:
+        return valid.sum()
+    # Counts are exact, so the parts of a batch add up to it; MPS has no float64.
+    dtype = torch.float32 if labels.device.type == "mps" else torch.float64
+    counts = torch.bincount(labels[valid], minlength=len(class_weights))
+    return counts.to(dtype) @ labels.new_tensor(class_weights, dtype=dtype)
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Sequence[float] | None = None,
+    *,
+    num_valid: float | None = None,
+) -> Tensor:
+    """Compute the mean cross-entropy of the valid pixels; 0 (with a graph) without any.
 
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64, 255 ignored.
-        scope: What the mean is taken over; this batch, by default.
+        class_weights: One weight per class; None weighs all alike.
+        num_valid: Valid pixels (or their class weight) that the mean is taken over; None is this
+            batch.
+
+    Example:
+        >>> import torch
+        >>> logits, labels = torch.zeros(1, 4, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64)
+        >>> round(float(cross_entropy(logits, labels)), 4)  # log 4
+        1.3863
     """
-    num_valid = int(count_valid(labels)) if scope is None else scope.num_valid
-    return _pixel_losses(logits, labels, "sum") / max(1, num_valid)
+    if num_valid is None:
+        num_valid = float(count_valid(labels, class_weights))
+    total = _pixel_losses(logits, labels, class_weights, "sum")
+    return total / num_valid if num_valid > 0 else total  # ignored pixels have loss 0
 
 
 def hard_pixel_cross_entropy(
     logits: Tensor,
     labels: Tensor,
+    class_weights: Sequence[float] | None = None,
     *,
     share: float = 0.2,
-    scope: Scope | None = None,
-    cut: Cut | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over the hardest valid pixels; 0 (with a graph) where none are valid.
+    """Compute the mean cross-entropy of the hardest valid pixels; 0 (with a graph) without any.
 
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64, 255 ignored.
-        share: Part of the scope's *valid* pixels that is kept, at least one pixel.
-        scope: Among which pixels these are the hardest; those of this batch, by default.
-        cut: Where the hardest end, if that is known already.
+        class_weights: One weight per class; None weighs all alike.
+        share: Share of the *valid* pixels that is kept, in (0, 1]; at least one pixel.
+
+    Example:
+        >>> import torch
+        >>> logits, labels = torch.zeros(1, 4, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64)
+        >>> round(float(hard_pixel_cross_entropy(logits, labels, share=0.5)), 4)
+        1.3863
     """
-    scope = scope or Scope(int(count_valid(labels)))
-    losses = _pixel_losses(logits, labels, "none")
-    if scope.num_valid == 0:
-        return losses.sum()  # ignored pixels have loss 0 and gradient 0
-    valid = losses[labels.flatten() != IGNORE_INDEX]
-    return (cut or _find_cut([valid], share, scope)).mean(valid)
+    losses = _pixel_losses(logits, labels, class_weights, "none")
+    valid = labels.flatten() != IGNORE_INDEX
+    losses, classes = losses[valid], labels.flatten()[valid]  # (number of valid pixels,)
+    if len(losses) == 0:
+        return losses.sum()  # 0, with a graph
+    hardest = losses.topk(max(1, int(share * len(losses))), sorted=False)
+    if class_weights is None:
+        return hardest.values.mean()
+    # Weighted losses by their weights; all of them may be of classes of weight 0.
+    weight = losses.new_tensor(class_weights)[classes[hardest.indices]].sum()
+    return hardest.values.sum() / weight.clamp(min=torch.finfo(losses.dtype).tiny)
 
 
-def _find_cut(losses: Sequence[Tensor], share: float, scope: Scope) -> Cut:
-    return find_cut(torch.cat(list(losses)), max(1, int(share * scope.num_valid)), scope.add_up)
-
-
-def _pixel_losses(logits: Tensor, labels: Tensor, reduction: Literal["sum", "none"]) -> Tensor:
-    """Cross-entropy: the sum, or of each pixel (B * H * W,), 0 where ignored."""
+def _pixel_losses(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Sequence[float] | None,
+    reduction: Literal["sum", "none"],
+) -> Tensor:
+    """Compute cross-entropy times class weight: the sum, or (B * H * W,) with 0 where ignored."""
     logits = _at_least_float32(logits)
     if logits.shape[1] >= FEWEST_AS_ROWS:
-        # A list of pixels: the stages' logits are channels-last inside, so this copies nothing.
+        # (B, K, H, W) -> (B * H * W, K); a stage's logits are channels-last: nothing is copied.
         logits = logits.permute(0, 2, 3, 1).flatten(end_dim=2)
         labels = labels.flatten()
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction=reduction)
+    weight = None if class_weights is None else logits.new_tensor(class_weights)
+    losses = F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_INDEX, reduction=reduction)
     return losses.flatten() if reduction == "none" else losses
 
 
@@ -118,104 +270,55 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def segmentation_loss(
-    output: SegmenterOutput,
-    labels: Tensor,
-    upsample: Upsample,
-    weights: LossSection,
-    *,
-    scope: Scope | None = None,
-    own: OwnLosses | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum of the losses of all outputs, in float32 (or float64) even under autocast.
-
-    Args:
-        output: What the model returned in training mode.
-        labels: (B, H, W) int64, 255 ignored.
-        upsample: The model's `upsample(logits, (H, W))`.
-        weights: Weight and kind of each loss. Outputs of weight 0 are not computed.
-        scope: What the means are taken over; this batch, by default.
-        own: The refiner's own losses, where it has any. They are means over this batch, which
-            counts by its share of the scope's valid pixels.
-
-    Returns:
-        The total (scalar, with a graph) and its unweighted parts by name (P0, P1, ..., "aux", and
-        the refiner's own), detached.
-    """
-    scope = scope or Scope(int(count_valid(labels)))
-    total = labels.new_zeros((), dtype=torch.float32)
-    parts: dict[str, Tensor] = {}
-    with torch.autocast(labels.device.type, enabled=False):
-        for term in _terms(output, weights):
-            full = _full_size(term.logits, output, upsample, labels)
-            part = _loss(term, full, labels, weights.hard_share, scope)
-            total = total + term.weight * part
-            parts[term.name] = part.detach()
-        share = count_valid(labels) / max(1, scope.num_valid)
-        for name, mean in (own(output.aux, labels) if own is not None else {}).items():
-            part = share * mean
-            total = total + weights.own * part
-            parts[name] = part.detach()
-    return total, parts
-
-
-def hard_pixel_losses(
-    output: SegmenterOutput, labels: Tensor, upsample: Upsample, weights: LossSection
-) -> dict[str, Tensor]:
-    """Losses (N,) of the valid pixels, for each output whose loss takes the hardest pixels.
-
-    Args:
-        output: As for `segmentation_loss`; so are the others.
-        labels: (B, H, W) int64, 255 ignored.
-        upsample: The model's `upsample(logits, (H, W))`.
-        weights: Weight and kind of each loss.
-    """
-    valid = labels.flatten() != IGNORE_INDEX
-    with torch.autocast(labels.device.type, enabled=False):
-        return {
-            term.name: _pixel_losses(
-                _full_size(term.logits, output, upsample, labels), labels, "none"
-            )[valid]
-            for term in _terms(output, weights)
-            if term.kind == "hard_pixels"
-        }
-
-
-def find_cuts(
-    parts: Sequence[Mapping[str, Tensor]], weights: LossSection, scope: Scope
-) -> dict[str, Cut]:
-    """Where the hardest pixels end in each output, from `hard_pixel_losses` of all parts."""
-    if scope.num_valid == 0:
-        return {}
-    return {
-        name: _find_cut([losses[name] for losses in parts], weights.hard_share, scope)
-        for name in parts[0]
-    }
-
-
-def _terms(output: SegmenterOutput, weights: LossSection) -> Iterator[_Term]:
-    """The outputs that have a weight, coarse to fine, auxiliary ones last."""
-    terms = [_Term("P0", output.coarse, weights.coarse, weights.coarse_kind)]
-    for number, logits in enumerate(output.stages, start=1):
-        terms.append(_Term(f"P{number}", logits, weights.stage, weights.stage_kind))
-    if "aux" in output.aux:
-        terms.append(_Term("aux", output.aux["aux"], weights.aux, "cross_entropy"))
-    return (term for term in terms if term.weight > 0)
-
-
 def _full_size(
-    logits: Tensor, output: SegmenterOutput, upsample: Upsample, labels: Tensor
+    logits: Tensor, output: "SegmenterOutput", model: "BaseSegmenter | None", size: Sequence[int]
 ) -> Tensor:
-    # The model has upsampled its finest output already: `output.logits`. Doing it again costs a
-    # fifth of all the upsampling, but half-precision logits are interpolated once more in float32.
+    # The finest output is at the size of the image already: `output.logits`. Resizing it again
+    # costs a fifth of all the resizing; half-precision logits are resized once more, in float32.
     finest = output.stages[-1] if output.stages else output.coarse
-    if logits is finest and output.logits.dtype in (torch.float32, torch.float64):
+    is_precise = output.logits.dtype in (torch.float32, torch.float64)
+    if logits is finest and is_precise and output.logits.shape[-2:] == tuple(size):
         return output.logits
-    return upsample(_at_least_float32(logits), (labels.shape[-2], labels.shape[-1]))
+    logits = _at_least_float32(logits)
+    return resize(logits, size) if model is None else model.upsample(logits, size)
 
 
-def _loss(term: _Term, logits: Tensor, labels: Tensor, hard_share: float, scope: Scope) -> Tensor:
-    if term.kind == "cross_entropy":
-        return cross_entropy(logits, labels, scope=scope)
-    cut = scope.cuts.get(term.name)
-    return hard_pixel_cross_entropy(logits, labels, share=hard_share, scope=scope, cut=cut)
+def _refiner_losses(
+    output: "SegmenterOutput", labels: Tensor, model: "BaseSegmenter | None"
+) -> dict[str, Tensor]:
+    if model is None or model.refiner is None:
+        return {}
+    # A refiner's outputs are at the size of the padded image; the padding holds no class.
+    aux = {name: _at_least_float32(x) for name, x in output.aux.items()}
+    H, W = labels.shape[-2:]
+    height, width = model.padded_size((H, W))
+    padded = F.pad(labels, (0, width - W, 0, height - H), value=IGNORE_INDEX)
+    return model.refiner.losses(aux, padded)
+
+
+def _check(coarse: Tensor, labels: Tensor, config: LossConfig) -> None:
+    num_classes = coarse.shape[1]
+    if num_classes == 1:
+        raise PnaError(
+            "expected logits of 2 classes or more, got 1 channel: its softmax is 1 everywhere, so "
+            "nothing would be learned. Predict background and foreground as 2 classes; around one "
+            "logit x of a sigmoid, torch.cat([torch.zeros_like(x), x], 1) are the two"
+        )
+    if labels.ndim != 3 or labels.shape[0] != coarse.shape[0] or labels.dtype != torch.int64:
+        raise PnaError(
+            f"expected labels ({coarse.shape[0]}, H, W) int64, got {tuple(labels.shape)} "
+            f"{labels.dtype}"
+        )
+    if config.class_weights is not None and len(config.class_weights) != num_classes:
+        raise PnaError(
+            f"expected {num_classes} class_weights, one per class, got {len(config.class_weights)}"
+        )
+
+
+def _check_range(labels: Tensor, num_classes: int) -> None:
+    wrong = labels[(labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))]
+    if len(wrong):
+        raise PnaError(
+            f"expected labels of 0 to {num_classes - 1}, or {IGNORE_INDEX} for ignored pixels, got "
+            f"{sorted(set(wrong.tolist()))[:5]}; set ignored pixels to {IGNORE_INDEX}"
+        )

@@ -1,9 +1,10 @@
-"""The processes of a run, as the loop sees them: sums, waiting, and the loss of one."""
+"""The processes of a run, as the loop needs them: device, sums, waiting, signals."""
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed
@@ -15,35 +16,33 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 )
 from torch import Tensor
 
-from pna.train.faults import TrainingError
+from pna.errors import PnaError
 from pna.train.recipe import Recipe
 
 # The others wait for the main process while it writes a checkpoint, a model or a report.
 _LONGEST_WAIT = datetime.timedelta(hours=12)
 
-# What gloo and NCCL say of a lost process in errors that are of no type of their own.
-_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out")
 
+def create_accelerator(recipe: Recipe) -> Accelerator:
+    """Create device, precision and process group as `accelerate launch` or `torchrun` set them.
 
-def create_accelerator(recipe: Recipe, *, cpu: bool = False) -> Accelerator:
-    """Device, precision and process group, as `accelerate launch` or `torchrun` set them.
+    The environment variable ACCELERATE_USE_CPU=1 leaves out any GPU.
 
     Args:
         recipe: The settings.
-        cpu: Whether to leave out any GPU.
 
     Raises:
-        ValueError: Accelerate doesn't join the processes that were launched.
+        PnaError: Accelerate doesn't join the processes that were launched.
     """
     weights = (recipe.loss.coarse, recipe.loss.stage, recipe.loss.aux)
     accelerator = Accelerator(
         mixed_precision=recipe.run.precision,
-        # Unless told so, accelerate takes each of several processes on CPUs for the only one.
-        cpu=cpu or not torch.accelerator.is_available(),
+        # Without this accelerate takes each of several processes on CPUs for the only one.
+        cpu=not torch.accelerator.is_available(),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=recipe.run.timeout)),
-            # A head without a loss gets no gradient, nor may a part of a network that isn't ours;
-            # looking for such heads takes time.
+            # A head without a loss gets no gradient, and a wrapped network may have parts without
+            # one; searching for them takes time, so only there.
             DistributedDataParallelKwargs(
                 find_unused_parameters=0 in weights or recipe.model.cascade is not None
             ),
@@ -60,11 +59,11 @@ def check_joined(num_processes: int) -> None:
         num_processes: How many have found each other.
 
     Raises:
-        ValueError: More were launched.
+        PnaError: More were launched.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if num_processes != launched:
-        raise ValueError(
+        raise PnaError(
             f"expected the {launched} processes that were launched to work together, got "
             f"{num_processes}: accelerate joins processes on CUDA, XPU and the like, and on CPUs; "
             "launch one process"
@@ -80,7 +79,7 @@ class Processes:
     Attributes:
         rank: This process's number.
         number: How many there are.
-        is_main: Whether this one writes and speaks.
+        is_main: Whether this one writes files and messages.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -96,17 +95,17 @@ class Processes:
             self._patient = group
 
     def add_up(self, counts: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, on the accelerator's device."""
+        """Sum a tensor over the processes, on the accelerator's device."""
         here = counts.to(self._accelerator.device)
         total: Tensor = self._accelerator.reduce(here, reduction="sum")
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Return whether the flag is set in any process."""
         return flag if self.number == 1 else bool(self.add_up(torch.tensor(int(flag))) > 0)
 
     def join(self, messages: list[str]) -> list[str]:
-        """The messages of all processes, by rank."""
+        """Return the messages of all processes, by rank."""
         return messages if self.number == 1 else list(gather_object(messages))
 
     def wait(self) -> None:
@@ -115,30 +114,32 @@ class Processes:
             torch.distributed.barrier(self._patient)
 
 
-@contextlib.contextmanager
-def explain_lost_process(rank: int, number: int) -> Iterator[None]:
-    """Inside, an error that comes of another process's end says so.
+class StopRequest:
+    """While entered, Ctrl-C and SIGTERM raise a flag instead of ending the process.
 
-    Args:
-        rank: This process's number.
-        number: How many there are; of one, nothing is explained.
-
-    Raises:
-        TrainingError: Another process has died, or didn't come within `run.timeout`.
+    A second Ctrl-C ends it at once. Must be entered from the main thread, and before data workers
+    start: they inherit it, so the Ctrl-C that stops the trainer doesn't take their batches away.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if number == 1 or isinstance(error, TrainingError) or not _is_of_the_network(error):
-            raise
-        raise TrainingError(
-            f"process {rank} of {number}: lost another process, which has died or was stuck for "
-            f"longer than run.timeout ({error}): look at the first error that any process or "
-            "node shows, correct its cause, and continue with --resume; "
-            "only the steps since the last checkpoint are lost"
-        ) from error
 
+    def __init__(self) -> None:
+        self.is_set = False
+        self._before: dict[signal.Signals, Any] = {}
 
-def _is_of_the_network(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(sign in text for sign in _SIGNS)
+    def __enter__(self) -> Self:
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the user does not want to wait for the step
+        self.is_set = True

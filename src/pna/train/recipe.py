@@ -1,97 +1,80 @@
-"""What a training run is: one frozen, typed section per concern.
+"""A training run as data: one frozen, typed section per concern, read from YAML.
 
 Defaults are the paper's settings where it gives any (its Experimental Settings) and the authors'
-released ones elsewhere. A recipe file holds only what differs; `pna.train.recipes` reads it.
-The sentence under each field is its documentation, in `docs/training.md` too.
+released ones elsewhere. A recipe file holds only what differs; the resolved recipe, every default
+spelled out, is saved with the run. The sentence under each field is its documentation.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from pna.errors import PnaError
+from pna.model.config import Library, ModelOptions
+from pna.model.pna.config import PNAConfig
+from pna.model.presets import PRESETS, Preset, find_preset
+from pna.settings import (
+    Folders,
+    Section,
+    Setting,
+    bundled_names,
+    document,
+    known_keys,
+    parse_tree,
+    read_head,
+    read_tree,
+)
+from pna.train.losses import LossConfig
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+RECIPES: Traversable = resources.files("pna.train") / "recipes"
+"""The folder of the bundled recipes."""
 
 
 def _yaml_no(value: Any) -> Any:
-    """YAML 1.1 reads a bare `no` as False; here it is the name of a precision."""
+    """Return "no" for False: YAML 1.1 reads a bare `no` so, here the name of a precision."""
     return "no" if value is False else value
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, documented by attribute docstrings."""
+class MeanStd(Section):
+    """Normalization of images in [0, 1], per RGB channel."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ModelOverrides(Section):
-    """Settings of the preset to change; whatever is left out stays as the preset has it."""
-
-    output_stride: Literal[8, 16, 32] | None = None
-    """Stride of the encoder's last level; below 32 its last stages are dilated."""
-    multi_grid: tuple[Positive, ...] | None = None
-    """Factors on the dilation in the last stage of a dilated ResNet."""
-    coarse_channels: Positive | None = None
-    """Width of the coarse head."""
-    rates: tuple[Positive, ...] | None = None
-    """Dilations of DeepLabV3's branches, in cells."""
-    aux: bool | None = None
-    """Whether an auxiliary FCN head is trained on the stride-16 level."""
-    widths: tuple[Positive, ...] | None = None
-    """Widths of the aggregation stages for strides 4, 8, 16, 32."""
-    window: Positive | None = None
-    """Side of the neighborhood, an odd number of cells."""
-    self_aggregation: bool | None = None
-    """Whether the stages carry the self-aggregation module (SAM)."""
-    variant: Literal["released", "paper", "prenorm"] | None = None
-    """Which stage to build: the released code's, the paper's equations, or ours, "prenorm"."""
-    residual: Literal["none", "add", "aggregate"] | None = None
-    """How a stage carries on the logits of the stage before."""
-    centre: float | None = None
-    """Bias with which a cell keeps its own logits at the start; cascades have 8, presets 5."""
-    embedding_bias: bool | None = None
-    """Whether the 1x1 embeddings of the stages have a bias."""
-    upsample: Literal["nearest", "bilinear"] | None = None
-    """How the logits of the stage before are brought to a stage's size."""
-    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Stochastic depth of the encoder."""
-
-
-CASCADE_OVERRIDES = {"widths", "window", "self_aggregation", "variant", "residual", "centre"}
+    mean: tuple[float, float, float]
+    """Mean that is subtracted."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """Standard deviation that the difference is divided by."""
 
 
 class CascadeSection(Section):
-    """A network of another library, refined by PNA (`pna.cascade`) or trained alone."""
+    """A network of another library, refined by PNA (`pna.cascade`), or trained alone."""
 
-    library: Literal["smp", "torchvision", "transformers", "timm"]
+    library: Library
     """Its library: `smp` is segmentation_models_pytorch, `timm` a backbone with an FCN head."""
     name: str
     """The library's name of it: `Unet`, `fcn_resnet50`, `SegformerForSemanticSegmentation`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Its further arguments, such as `encoder_name`."""
     weights: str | None = None
     """Weights to start from: a run's `model/` around the same network, or a state dict's file."""
     freeze: bool = False
     """Whether its weights and the statistics of its batch norm are fixed."""
-    refine: bool = True
-    """Whether it is refined by PNA."""
     features: tuple[str, ...] | None = None
     """Names of the modules whose outputs are the features, fine to coarse; none: found."""
     coarse: str | None = None
     """Name of the module whose output is P0; none: found."""
-    mean: tuple[float, float, float] | None = None
-    """Mean per RGB channel that pictures in [0, 1] are normalised with; none: not normalised."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    """Standard deviation per RGB channel, likewise."""
-
-    @model_validator(mode="after")
-    def _something_to_train(self) -> Self:
-        if self.freeze and not self.refine:
-            raise ValueError("expected something to train, got freeze and no refinement")
-        return self
+    normalize: Literal["auto", "imagenet"] | MeanStd | None = "auto"
+    """Normalization of its images: `auto` (read from the network), `imagenet`, `{mean, std}`, or
+    `null` for images in [0, 1] as they are."""
 
 
 class ModelSection(Section):
@@ -102,41 +85,82 @@ class ModelSection(Section):
     cascade: CascadeSection | None = None
     """A network of another library, instead of a preset."""
     encoder: str | None = None
-    """timm name of the encoder; none takes the preset's."""
-    pretrained: bool = True
-    """Whether the encoder starts from ImageNet weights."""
-    overrides: ModelOverrides = ModelOverrides()
-    """Settings of the preset, or of a cascade's refinement, to change."""
+    """timm name of a preset's encoder; none takes the preset's own."""
+    encoder_weights: Literal["imagenet"] | None = "imagenet"
+    """Pretrained weights of the encoder; none starts at random."""
+    init_from: str | None = None
+    """Saved model to start from (folder, bundled name or OWNER/NAME). Tensors of other shapes and,
+    where the classes differ, those that depend on the classes keep their random start."""
+    options: Annotated[ModelOptions, known_keys(ModelOptions)] = ModelOptions()
+    """Options of a preset's encoder and coarse head."""
+    pna: Annotated[PNAConfig | None, known_keys(PNAConfig)] = None
+    """Options of the refinement. Those left out are the preset's, or those of a cascade; `null`
+    leaves a cascade's network unrefined."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_pna(cls, values: Any, info: ValidationInfo) -> Any:
+        """Put the options under `pna` over the preset's."""
+        if not isinstance(values, Mapping) or isinstance(values.get("pna"), PNAConfig):
+            return values
+        # Before the fields are read, because PNAConfig has no value for "not given".
+        name = values.get("preset")
+        preset = _presets(info).get(name) if isinstance(name, str) else None
+        if values.get("cascade") is not None:
+            default: PNAConfig | None = PNAConfig.for_cascade()
+        elif preset is not None:
+            default = preset.pna
+        else:
+            return values  # no network that is known: refused below
+        given = values.get("pna", {})
+        if given is None or (default is None and given == {}):
+            return {**values, "pna": None}
+        if default is None:
+            raise PnaError(
+                f"preset {values['preset']!r} has no refinement, got pna: {given}; leave it out, "
+                "or take a preset that has one"
+            )
+        return {**values, "pna": asdict(default) | given} if isinstance(given, dict) else values
+
+    @model_validator(mode="after")
+    def _one_network(self, info: ValidationInfo) -> Self:
+        if (self.preset is None) == (self.cascade is None):
+            got = "neither" if self.preset is None else "both"
+            raise PnaError(f"expected a preset or a cascade, got {got}")
+        if self.preset is not None:
+            preset = find_preset(self.preset, _presets(info))
+            if self.pna is None and preset.pna is not None:
+                raise PnaError(
+                    f"preset {self.preset!r} is refined by PNA, got pna: null; take a preset "
+                    "without, such as lite-fcn"
+                )
+        elif self.encoder is not None or self.options != ModelOptions():
+            raise PnaError(
+                "encoder and options are a preset's, got them for a cascade; its network takes "
+                "model.cascade.options instead"
+            )
+        if self.cascade is not None and self.cascade.freeze and self.pna is None:
+            raise PnaError("expected something to train, got cascade.freeze and no refinement")
+        return self
 
     @property
     def title(self) -> str:
-        """What to call the network."""
+        """The network's name for people."""
         if self.cascade is not None:
-            refined = " + PNA" if self.cascade.refine else ""
+            refined = "" if self.pna is None else " + PNA"
             return f"{self.cascade.name} ({self.cascade.library}){refined}"
         on_encoder = "" if self.encoder is None else f" on {self.encoder}"
         return f"{self.preset}{on_encoder}"
 
-    @model_validator(mode="after")
-    def _one_network(self) -> Self:
-        if (self.preset is None) == (self.cascade is None):
-            got = "neither" if self.preset is None else "both"
-            raise ValueError(f"expected a preset or a cascade, got {got}")
-        if self.cascade is None:
-            return self
-        given = self.overrides.model_dump(exclude_none=True)  # a saved recipe spells out the rest
-        of_presets = sorted(given.keys() - CASCADE_OVERRIDES)
-        of_presets += ["encoder"] if self.encoder is not None else []
-        if of_presets:
-            raise ValueError(
-                f"{', '.join(of_presets)}: for presets; a cascade's network takes model.cascade."
-                "options instead"
-            )
-        return self
+
+def _presets(info: ValidationInfo) -> Mapping[str, Preset]:
+    # In the validation's context, so that no module holds a registry.
+    presets: Mapping[str, Preset] = (info.context or {}).get("presets", PRESETS)
+    return presets
 
 
 class DataSection(Section):
-    """The data set and how its pictures are augmented."""
+    """The data set and how its images are augmented."""
 
     name: str
     """Name of a data set; the page on data lists them."""
@@ -149,7 +173,9 @@ class DataSection(Section):
     labels: str | None = None
     """Only for `folder`: JSON file of its label space, or the name of a known one."""
     masks: Literal["index", "color"] | None = None
-    """Only for `folder`: whether its masks hold class indices or colours."""
+    """Only for `folder`: whether its masks hold class indices or colors."""
+    ignore: int | tuple[int, int, int] | None = None
+    """Only for `folder`: value or color of ignored pixels in its masks, besides 255."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Only for `folder`: share of the pairs in `val`."""
     train_list: str | None = None
@@ -161,52 +187,27 @@ class DataSection(Section):
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     """Range of the random scale."""
     base_size: tuple[Positive, Positive] | None = None
-    """Long and short side a picture is fitted into before the random scale."""
+    """Long and short side an image is fitted into before the random scale."""
     short_sides: tuple[Positive, ...] | None = None
     """Short sides to draw from instead of `scale`, in pixels."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip."""
     jitter: bool = True
-    """Whether colours are jittered."""
-    label_cache: str | None = None
-    """Folder to keep converted masks in; changes speed, never a picture."""
-    picture_cache: str | None = None
-    """Folder to keep decoded pictures in; changes speed, never a picture."""
-    picture_cache_gb: PositiveFloat = 20.0
-    """Most that `picture_cache` holds, in 10^9 bytes."""
+    """Whether colors are jittered."""
     skip_bad: bool = False
-    """Whether what can't be read is replaced or left out, and listed at the end."""
+    """Whether files that can't be read are replaced or left out, and listed at the end."""
     num_workers: NonNegative = 4
-    """Processes per rank that prepare pictures; changes speed, never a picture."""
+    """Processes per rank that prepare images; changes speed, never an image."""
     limit: Positive | None = None
-    """Train on the first so many pictures only."""
+    """Train on the first so many images only."""
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> Self:
         if self.base_size is not None and self.short_sides is not None:
-            raise ValueError("expected base_size or short_sides, got both: remove one")
+            raise PnaError("expected base_size or short_sides, got both: remove one")
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"expected scale as [low, high], got {list(self.scale)}: swap them")
+            raise PnaError(f"expected scale as [low, high], got {list(self.scale)}: swap them")
         return self
-
-
-class LossSection(Section):
-    """Weights of the cross-entropies and which pixels count in them."""
-
-    coarse: Weight = 1.0
-    """Weight of P0."""
-    stage: Weight = 0.1
-    """Weight of each of P1, P2, ..."""
-    aux: Weight = 0.4
-    """Weight of the auxiliary head."""
-    own: Weight = 1.0
-    """Weight of a refiner's own losses (PointRend, SegFix, EBLNet)."""
-    coarse_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"
-    """Loss of P0: the mean over all valid pixels, or over the hardest."""
-    stage_kind: Literal["cross_entropy", "hard_pixels"] = "cross_entropy"
-    """The same for P1, P2, ..."""
-    hard_share: Share = 0.2
-    """Share of the valid pixels that `hard_pixels` keeps."""
 
 
 class OptimizerSection(Section):
@@ -244,7 +245,7 @@ class RunSection(Section):
     """How the run is carried out."""
 
     batch_size: Positive = 16
-    """Pictures per optimizer step, over all processes and accumulated parts."""
+    """Images per optimizer step, over all processes and accumulated parts."""
     accumulation: Positive = 1
     """Parts a step's batch is cut into, one after the other, to save memory."""
     precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_yaml_no)] = "no"
@@ -260,7 +261,7 @@ class RunSection(Section):
     eval_every: Positive | None = None
     """Steps between two evaluations; none evaluates only the final model."""
     eval_limit: Positive | None = None
-    """Evaluate on the first so many pictures only (the final evaluation takes all)."""
+    """Evaluate on the first so many images only (the final evaluation takes all)."""
     export: Literal["last", "best"] = "last"
     """Which weights become `model/`; `best` chooses by `val_split`, so report it on another one."""
     checkpoint_every: Positive = 500
@@ -273,7 +274,7 @@ class RunSection(Section):
     @model_validator(mode="after")
     def _even_parts(self) -> Self:
         if self.batch_size % self.accumulation:
-            raise ValueError(
+            raise PnaError(
                 f"expected batch_size ({self.batch_size}) to be a multiple of accumulation "
                 f"({self.accumulation}): change one of them"
             )
@@ -285,21 +286,100 @@ class Recipe(Section):
 
     model: ModelSection
     data: DataSection
-    loss: LossSection = LossSection()
+    loss: Annotated[LossConfig, known_keys(LossConfig)] = LossConfig()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection
     run: RunSection = RunSection()
 
     def flat(self) -> dict[str, Any]:
-        """All settings by dotted name, e.g. `{"loss.coarse": 1.0, ...}`."""
-        return dict(_flatten(self.model_dump(mode="json")))
+        """Return all settings by dotted name, e.g. `{"loss.coarse": 1.0, ...}`."""
+        return _flatten(self.model_dump(mode="json"))
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves += _flatten(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
+        inner = _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+        leaves |= inner or {f"{prefix}{key}": value}  # an empty mapping is a value itself
     return leaves
+
+
+def bundled_recipes(folders: Folders = (RECIPES,)) -> list[str]:
+    """List the recipes in some folders; by default those that come with the library."""
+    return bundled_names(folders)
+
+
+def recipe_head(name: str, folders: Folders = (RECIPES,)) -> dict[str, str]:
+    """Read the comment at the head of a bundled recipe.
+
+    Returns:
+        Text by key: "paper" (table and row, or "none"), "command", "hours" and "score".
+
+    Raises:
+        MissingFileError: There is no such bundled recipe.
+
+    Example:
+        >>> recipe_head("voc-lite")["command"]
+        'pna train voc-lite -o runs/voc-lite --set data.root=PATH'
+    """
+    return read_head(name, folders, kind="recipe")
+
+
+def load_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    folders: Folders = (RECIPES,),
+    presets: Mapping[str, Preset] = PRESETS,
+) -> Recipe:
+    """Read a recipe, and resolve it: the preset or a default fills all that its file leaves out.
+
+    Args:
+        source: Path of a YAML file, or the name of a bundled recipe.
+        overrides: `section.key=value` strings, the value in YAML; later ones win.
+        folders: The folders of the bundled recipes.
+        presets: Where the recipe's preset is looked up.
+
+    Raises:
+        MissingFileError: There is no such file and no such bundled recipe.
+        PnaError: The file is no mapping, a key or preset is unknown or a value doesn't fit.
+
+    Example:
+        >>> recipe = load_recipe("voc-lite", ["model.pna.window=9"])
+        >>> recipe.model.pna.window, recipe.model.pna.widths
+        (9, (32, 64, 96, 128))
+    """
+    label, tree = read_tree(source, folders, kind="recipe")
+    return parse_recipe(tree, label=label, overrides=overrides, presets=presets)
+
+
+def parse_recipe(
+    tree: dict[str, Any],
+    *,
+    label: str = "recipe",
+    overrides: Sequence[str] = (),
+    presets: Mapping[str, Preset] = PRESETS,
+) -> Recipe:
+    """Check a tree of settings, `overrides` applied in place; errors begin with `label`.
+
+    Raises:
+        PnaError: A key or preset is unknown or a value doesn't fit; every problem has a line.
+    """
+    context = {"presets": presets}
+    return parse_tree(Recipe, tree, label=label, overrides=overrides, context=context)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Format the resolved recipe, every default spelled out, as YAML."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def all_settings() -> Iterator[Setting]:
+    """Yield all settings of a recipe by dotted name, with default and meaning, for documentation.
+
+    Example:
+        >>> next(setting for setting in all_settings() if setting.name == "loss.stage").default
+        '0.1'
+    """
+    return document(Recipe)

@@ -2,33 +2,23 @@
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pna.data import Batch
+from pna.errors import PnaError
 from pna.model.segmenter import BaseSegmenter
-from pna.train.hard_pixels import Cut
-from pna.train.heap import keep_freed_memory
-from pna.train.losses import (
-    Scope,
-    count_valid,
-    find_cuts,
-    hard_pixel_losses,
-    segmentation_loss,
-)
-from pna.train.optimizer import create_optimizer
-from pna.train.own_losses import find_own_losses
+from pna.train.losses import LossConfig, LossOutput, count_valid, segmentation_loss
+from pna.train.malloc import keep_freed_memory
+from pna.train.optimizer import create_optimizer, learning_rate_factor, set_learning_rate
 from pna.train.processes import Processes
-from pna.train.recipe import LossSection, Recipe
-from pna.train.schedule import learning_rate_factor, set_learning_rate
-from pna.train.sharding import whole
+from pna.train.recipe import Recipe
 
 
 class Objective(nn.Module):
@@ -38,33 +28,19 @@ class Objective(nn.Module):
     to be averaged, evaluated and saved.
     """
 
-    def __init__(self, model: BaseSegmenter, weights: LossSection) -> None:
+    def __init__(self, model: BaseSegmenter, config: LossConfig) -> None:
         super().__init__()
         self.model = model
-        self.weights = weights
-        self.own = find_own_losses(model)
+        self.config = config
 
-    def forward(
-        self, pictures: Tensor, labels: Tensor, scope: Scope
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and its parts (see `segmentation_loss`)."""
-        return segmentation_loss(
-            self.model(pictures),
-            labels,
-            self.model.upsample,
-            self.weights,
-            scope=scope,
-            own=self.own,
-        )
-
-    def hard_pixel_losses(self, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of the valid pixels by output (see `losses.hard_pixel_losses`)."""
-        output = self.model(pictures)
-        return hard_pixel_losses(output, labels, self.model.upsample, self.weights)
+    def forward(self, images: Tensor, labels: Tensor, num_valid: float) -> LossOutput:
+        """Compute the losses of a part of a batch (see `segmentation_loss`)."""
+        output = self.model(images)
+        return segmentation_loss(output, labels, self.model, self.config, num_valid=num_valid)
 
 
 class Stepper:
-    """Takes the optimizer steps of a run. What it does is a function of weights, step and batch.
+    """Takes the optimizer steps of a run. A step is a function of weights, step number and batch.
 
     Args:
         recipe: The settings.
@@ -74,6 +50,8 @@ class Stepper:
 
     Attributes:
         optimizer: AdamW, its learning rates those of the last step taken.
+        num_valid: Valid pixels of all steps taken by this object, over all processes; with class
+            weights their total weight.
     """
 
     def __init__(
@@ -83,14 +61,12 @@ class Stepper:
         self.model = model
         self.accelerator = accelerator
         self.processes = processes
+        self.num_valid = 0.0
         if accelerator.device.type == "cpu":
             keep_freed_memory()
-        self._objective = Objective(model, recipe.loss)
         self.objective, self.optimizer = accelerator.prepare(
-            self._objective, create_optimizer(model, recipe.optimizer)
+            Objective(model, recipe.loss), create_optimizer(model, recipe.optimizer)
         )
-        # It is not the forward method: FSDP must be told that it wants whole weights too.
-        register_fsdp_forward_method(self._objective, "hard_pixel_losses")
 
     def take(self, step: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Take one step.
@@ -105,86 +81,60 @@ class Stepper:
 
         Raises:
             FloatingPointError: The loss or a gradient isn't finite. The weights are lost.
+            PnaError: Batch norm has one value per channel.
         """
-        set_seed(self._seed(step))  # dropout and drop-path
+        numbers = (self.recipe.run.seed, step, self.processes.rank)
+        set_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))  # dropout, drop-path
         set_learning_rate(self.optimizer, learning_rate_factor(step, self.recipe.schedule))
         losses = self._backward(parts)
-        norm = self._clip_gradients()
+        self.accelerator.unscale_gradients()
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        # Computed with or without clipping: it is checked below, which needs no pass of its own.
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.recipe.optimizer.clip_norm is not None:
+            clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        # Looked at when all is under way: a look stalls a GPU.
+        # Check only after the whole step is queued: reading a value synchronizes with the GPU.
         self._check_finite(step, {**losses, "gradient norm": norm}, parts)
         return losses
 
-    def _seed(self, step: int) -> int:
-        numbers = (self.recipe.run.seed, step, self.processes.rank)
-        return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
     def _backward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Accumulate the gradients of all parts; returns the losses over them.
+        """Accumulate the gradients of all parts; return the losses over them.
 
-        The means are taken over the whole step, so that N parts or processes give the gradient of
-        one. Data parallelism takes the mean over processes of what is a sum: hence `number`.
+        Means are taken over the valid pixels of the whole step, so N parts or processes give the
+        gradient of one. Data parallelism averages over the processes where a sum is needed: the
+        loss is multiplied by their number.
         """
-        scope = self._scope(parts)
-        number = self.processes.number
+        weights = self.recipe.loss.class_weights
+        counts = torch.stack([count_valid(batch.labels, weights) for batch in parts])
+        num_valid = self.processes.add_up(counts.sum()).item()
+        self.num_valid += num_valid
+        number, device = self.processes.number, self.accelerator.device
         losses: dict[str, Tensor] = {}
-        for place, batch in enumerate(parts, start=1):
-            is_last = place == len(parts)  # gradients are exchanged after the last part
+        for index, batch in enumerate(parts, start=1):
+            images = batch.image.to(device, non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+            is_last = index == len(parts)  # gradients are exchanged after the last part
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.objective):
-                total, terms = self.objective(*self._to_device(batch), scope)
+                try:
+                    total, terms = self.objective(images, labels, num_valid)
+                except ValueError as error:
+                    if "more than 1 value per channel" not in str(error):
+                        raise
+                    run = self.recipe.run
+                    raise PnaError(
+                        "batch norm needs more than one value per channel, and the network pools "
+                        f"to 1x1: expected 2 images or more at a time, got {len(images)} "
+                        f"(run.batch_size {run.batch_size}, run.accumulation {run.accumulation}, "
+                        f"{number} processes): raise run.batch_size or lower run.accumulation"
+                    ) from error
                 self.accelerator.backward(total * number)
             for name, value in {"loss": total.detach(), **terms}.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value * number
         return losses
 
-    def _scope(self, parts: Sequence[Batch]) -> Scope:
-        """The whole step: all parts on all processes."""
-        num_valid = torch.stack([count_valid(batch.labels) for batch in parts]).sum()
-        add_up = self.processes.add_up
-        scope = Scope(int(add_up(num_valid)), add_up)
-        kinds = (self.recipe.loss.coarse_kind, self.recipe.loss.stage_kind)
-        if len(parts) == 1 or "hard_pixels" not in kinds:
-            return scope
-        return scope._replace(cuts=self._look_ahead(parts, scope))
-
-    @torch.no_grad()
-    def _look_ahead(self, parts: Sequence[Batch], scope: Scope) -> dict[str, Cut]:
-        """Where the hardest pixels of all parts end: it takes one forward pass more to know.
-
-        Keeping the graphs of all parts instead would need the memory that accumulation saves. The
-        pass leaves no trace: the next one draws the same dropout, batch norm's averages go back.
-        """
-        before = [buffer.clone() for buffer in self.model.buffers()]
-        device = self.accelerator.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            losses = [self._hard_pixel_losses(batch) for batch in parts]
-        for buffer, value in zip(self.model.buffers(), before, strict=True):
-            buffer.copy_(value)
-        return find_cuts(losses, self.recipe.loss, scope)
-
-    def _hard_pixel_losses(self, batch: Batch) -> dict[str, Tensor]:
-        with self.accelerator.autocast():
-            return self._objective.hard_pixel_losses(*self._to_device(batch))
-
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self.accelerator.device
-        return batch.picture.to(device, non_blocking=True), batch.labels.to(
-            device, non_blocking=True
-        )
-
-    def _clip_gradients(self) -> Tensor:
-        """Clip to `optimizer.clip_norm`, if there is one; returns the norm before."""
-        self.accelerator.unscale_gradients()
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm: Tensor = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
-        if self.recipe.optimizer.clip_norm is not None:
-            clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_norm, norm)
-        return norm
-
-    def _check_finite(
-        self, step: int, values: Mapping[str, Tensor], parts: Sequence[Batch]
-    ) -> None:
+    def _check_finite(self, step: int, values: dict[str, Tensor], parts: Sequence[Batch]) -> None:
         # An overflow of scaled gradients is how fp16's scaler finds its scale: it skips the step.
         has_scaler = self.accelerator.scaler is not None
         wrong = [
@@ -196,6 +146,6 @@ class Stepper:
             names = ", ".join(name for batch in parts for name in batch.name)
             raise FloatingPointError(
                 f"step {step + 1}: expected finite numbers, got {', '.join(wrong)} on the "
-                f"pictures {names}: look at these, or lower optimizer.lr; "
+                f"images {names}: check these, or lower optimizer.lr; "
                 "the checkpoints in the run folder are from before this step"
             )

@@ -1,24 +1,23 @@
 """Every kind of network that is promised: found right, started right, trained, saved, compiled."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 import pna
-from pna.train.losses import segmentation_loss
-from pna.train.optimizer import create_optimizer
-from pna.train.recipe import LossSection, OptimizerSection
 from wrapped_networks import CASES, K
 
+SMALL = replace(pna.PNAConfig.for_cascade(), window=5, self_aggregation=False)
 SIZE = (96, 160)
 ODD = (33, 47)
 
 
 def wrap(case):
     torch.manual_seed(0)
-    widths = (32,) * len(case.strides)
-    return pna.cascade(
-        case.build(), K, widths=widths, window=5, self_aggregation=False, **case.options
-    )
+    config = replace(SMALL, widths=(32,) * len(case.strides))
+    return pna.cascade(case.build(), K, normalize=None, pna=config, **case.options)
 
 
 def name_of_case(name):
@@ -35,14 +34,14 @@ def model(case):
     return wrap(case).eval()
 
 
-def own_prediction(model, case, pictures):
-    """What the wrapped network says, brought to the pictures' size."""
-    output = model.base(pictures)
+def own_prediction(model, case, images):
+    """The output of the wrapped network, brought to the images' size."""
+    output = model.base(images)
     if "coarse" in case.options:
         output = case.options["coarse"](output)
     elif not isinstance(output, torch.Tensor):
         output = output["out" if "out" in output else "logits"]
-    return model.upsample(output, pictures.shape[-2:])
+    return model.upsample(output, images.shape[-2:])
 
 
 def test_what_is_found(model, case):
@@ -56,9 +55,9 @@ def test_what_is_found(model, case):
 @torch.inference_mode()
 def test_it_starts_as_the_network(model, case):
     """But for a part of what varies within a window, and classifiers that begin near zero."""
-    pictures = torch.rand(1, 3, *SIZE)
-    own = own_prediction(model, case, pictures)
-    output = model(pictures, stages=True)
+    images = torch.rand(1, 3, *SIZE)
+    own = own_prediction(model, case, images)
+    output = model(images, stages=True)
     torch.testing.assert_close(model.upsample(output.coarse, SIZE), own, rtol=1e-3, atol=1e-3)
     assert len(output.stages) == len(case.strides)
     variation = float((own - own.mean((2, 3), keepdim=True)).abs().max())
@@ -80,15 +79,13 @@ def test_any_size(model):
 
 def test_a_step(case):
     model = wrap(case).train()
-    optimizer = create_optimizer(model, OptimizerSection(lr=1e-3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     output = model(torch.rand(2, 3, *ODD))
     labels = torch.randint(0, K, (2, *ODD))
-    loss, parts = segmentation_loss(output, labels, model.upsample, LossSection(stage=1.0))
-    loss.backward()
+    stages = [model.upsample(logits, ODD) for logits in (output.coarse, *output.stages)]
+    sum(F.cross_entropy(logits, labels) for logits in stages).backward()
     optimizer.step()
-    assert {"P0", f"P{len(case.strides)}"} <= set(parts)
-    assert torch.isfinite(loss)
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert all(f"refiner.{name}" in changed for name, _ in model.refiner.named_parameters())
     first = next(name for name, p in model.base.named_parameters() if p.ndim == 4)
@@ -99,25 +96,17 @@ def test_a_step(case):
 def test_saved_and_loaded(model, case, tmp_path):
     model.save_pretrained(tmp_path)
     torch.manual_seed(1)
-    loaded = pna.load(tmp_path, model=case.build(), coarse=case.options.get("coarse"))
+    loaded = pna.load(tmp_path, network=case.build(), coarse=case.options.get("coarse"))
     assert loaded.origin == model.origin
-    pictures = torch.rand(1, 3, *ODD)
-    torch.testing.assert_close(loaded(pictures).logits, model(pictures).logits)
+    images = torch.rand(1, 3, *ODD)
+    torch.testing.assert_close(loaded(images).logits, model(images).logits)
 
 
 @pytest.mark.slow
 @torch.inference_mode()
 def test_compiled(model):
     """Hooks are traced too; the backend that runs what is traced as it is takes least time."""
-    pictures = torch.rand(1, 3, *ODD)
-    expected = model(pictures).logits
+    images = torch.rand(1, 3, *ODD)
+    expected = model(images).logits
     torch.compiler.reset()
-    torch.testing.assert_close(torch.compile(model, backend="eager")(pictures).logits, expected)
-
-
-@torch.inference_mode()
-def test_one_is_compiled_in_every_run():
-    model = wrap(CASES["plain"]).eval()
-    pictures = torch.rand(1, 3, *ODD)
-    expected = model(pictures).logits
-    torch.testing.assert_close(torch.compile(model, backend="eager")(pictures).logits, expected)
+    torch.testing.assert_close(torch.compile(model, backend="eager")(images).logits, expected)

@@ -1,7 +1,7 @@
 """Tiny data sets drawn by code, in the layout of each real one.
 
-For tests and for trying things out: coloured shapes with crisp edges on a textured ground, the same
-files for the same seed. A class has its colour in the picture too, so a network can learn them.
+For tests and for trying things out: colored shapes with crisp edges on a textured ground, the same
+files for the same seed. A class has its color in the image too, so a network can learn them.
 """
 
 from pna.data.synthetic.camvid import write_camvid

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pna.data.camvid import UNLABELLED
-from pna.data.synthetic.scene import draw_scene, save_indices, save_picture
+from pna.data.camvid import UNLABELED
+from pna.data.synthetic.scene import draw_scene, save_image, save_indices
 from pna.labels import CAMVID, IGNORE_INDEX
 
 
@@ -17,13 +17,30 @@ def write_camvid(
     size: tuple[int, int] = (96, 128),
     seed: int = 0,
 ) -> Path:
-    """Writes CamVid's `train`, `val` and their `...annot` folders; returns `root`."""
+    """Write CamVid's `train`, `val` and their `...annot` folders.
+
+    Args:
+        root: Made if missing.
+        num_train: Images in `train`.
+        num_val: Images in `val`.
+        size: Height and width of the images.
+        seed: The same files for the same seed.
+
+    Returns:
+        `root`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> root = write_camvid(mkdtemp(), num_val=1)
+        >>> sorted(file.name for file in root.glob("val*/*"))
+        ['0001TP_000000.png', '0001TP_000000.png']
+    """
     rng = np.random.default_rng(seed)
-    for split, num_pictures in (("train", num_train), ("val", num_val)):
-        for index in range(num_pictures):
-            picture, labels = draw_scene(CAMVID, size, rng, has_void=True)
-            labels[labels == IGNORE_INDEX] = UNLABELLED
+    for split, num_images in (("train", num_train), ("val", num_val)):
+        for index in range(num_images):
+            image, labels = draw_scene(CAMVID, size, rng, has_void=True)
+            labels[labels == IGNORE_INDEX] = UNLABELED
             name = f"0001TP_{index:06d}.png"
-            save_picture(picture, Path(root) / split / name)
+            save_image(image, Path(root) / split / name)
             save_indices(labels, Path(root) / f"{split}annot" / name)
     return Path(root)

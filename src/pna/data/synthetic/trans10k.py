@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pna.data.synthetic.scene import draw_scene, save_picture
+from pna.data.synthetic.scene import draw_scene, save_image
 from pna.data.trans10k import ENDINGS
 from pna.labels import TRANS10K
 
@@ -18,26 +18,35 @@ def write_trans10k(
     size: tuple[int, int] = (96, 128),
     seed: int = 0,
 ) -> Path:
-    """Writes Trans10K's `train`, and `validation` and `test` in `easy` and `hard`; returns `root`.
+    """Write Trans10K's `train`, and `validation` and `test` in `easy` and `hard`.
 
     Args:
         root: Made if missing.
-        num_train: Pictures in `train`.
-        num_easy: Easy pictures in each of the other two.
+        num_train: Images in `train`.
+        num_easy: Easy images in each of the other two.
         num_hard: Hard ones.
-        size: Height and width.
+        size: Height and width of the images.
         seed: The same files for the same seed.
+
+    Returns:
+        `root`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> root = write_trans10k(mkdtemp(), num_hard=1)
+        >>> sorted(file.name for file in root.glob("test/hard/*/*"))
+        ['10.jpg', '10_mask.png']
     """
     rng = np.random.default_rng(seed)
     parts = {"train": num_train}
     for part in ("validation", "test"):
         parts |= {f"{part}/easy": num_easy, f"{part}/hard": num_hard}
     number = 0
-    for part, num_pictures in parts.items():
-        for _ in range(num_pictures):
-            picture, labels = draw_scene(TRANS10K, size, rng)
+    for part, num_images in parts.items():
+        for _ in range(num_images):
+            image, labels = draw_scene(TRANS10K, size, rng)
             number += 1
             folder = Path(root) / part
-            save_picture(picture, folder / "images" / f"{number}{ENDINGS.picture}")
-            save_picture(TRANS10K.decode(labels), folder / "masks" / f"{number}{ENDINGS.mask}")
+            save_image(image, folder / "images" / f"{number}{ENDINGS.image}")
+            save_image(TRANS10K.decode(labels), folder / "masks" / f"{number}{ENDINGS.mask}")
     return Path(root)

@@ -1,4 +1,4 @@
-"""Refinement around any network: `probe` sees its maps, `plan` chooses, `taps` takes them out."""
+"""Refinement around any network: `probe` records maps, `plan` chooses, `taps` takes them out."""
 
 from pna.model.cascade.model import Cascade, cascade, rebuild_cascade
 

@@ -1,43 +1,51 @@
-"""Wraps a segmentation network that exists already, and refines what it predicts.
+"""Refinement of the prediction of a segmentation network that exists already.
 
-The network stays as it is: forward hooks tap its features, and its own logits are P0. PNA carries
-them from stage to stage, with the detail that its coarse stages cannot hold, so that a cascade
-starts from what the network says, and learns corrections.
+The network stays as it is: forward hooks tap its features while it is called, and its own logits
+are P0. PNA carries them from stage to stage, with the detail that its coarse stages cannot hold, so
+that a cascade starts from the network's prediction, and learns corrections.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from pna.labels import LabelSpace
-from pna.model.aggregation.head import PNAHead
-from pna.model.aggregation.stage import Residual, Variant
+from pna.errors import PnaError
+from pna.labels import LabelSpace, choose_labels
+from pna.model.cascade.inputs import floating_point_like, noise
+from pna.model.cascade.normalization import Normalize, read_normalization
 from pna.model.cascade.plan import CoarseFunction, Plan, make_plan
-from pna.model.cascade.probe import check_training, parameters_behind
+from pna.model.cascade.probe import parameters_behind
 from pna.model.cascade.sources import build_source
-from pna.model.cascade.taps import Tap, find_module
-from pna.model.config import CascadeConfig, PNAConfig, SourceConfig
-from pna.model.presets import choose_labels
+from pna.model.cascade.taps import Tap, run_tapped
+from pna.model.config import CascadeConfig, SourceConfig
+from pna.model.pna.config import PNAConfig
+from pna.model.pna.head import PNAHead
 from pna.model.refiner import Refiner
-from pna.model.segmenter import BaseSegmenter, Prediction
+from pna.model.saving import check_saveable
+from pna.model.segmenter import BaseSegmenter, RefinerInput
+from pna.model.state import fill
+
+FOR_CASCADE = PNAConfig.for_cascade()
 
 
 class Cascade(BaseSegmenter):
     """A network and its refinement, trained end to end or on the fixed network.
 
-    Made by `pna.cascade`.
+    Built by `pna.cascade`.
 
     Args:
-        base: The network: pictures (B, 3, H, W) in, logits out.
+        base: The network: images (B, C, H, W) in, logits out.
         labels: The K classes.
-        plan: What to tap.
-        mean: Mean per RGB channel that is subtracted from pictures in [0, 1].
-        std: Standard deviation per RGB channel that they are divided by.
+        plan: The places that are tapped.
+        mean: Mean per channel that is subtracted from images in [0, 1].
+        std: Standard deviation per channel that they are divided by.
         refiner: Refines the coarse logits; None leaves them as they are.
         coarse: Makes logits of the network's output, where the plan taps none.
-        config: What this was built from, to save it.
+        config: The configuration that is saved.
 
     Attributes:
         coarse_from: Where P0 comes from: the module whose logits are taken before they are
@@ -45,6 +53,19 @@ class Cascade(BaseSegmenter):
         coarse_stride: Pixels per cell of P0.
         features_from: Where the features come from, fine to coarse.
         freeze: Whether the network is fixed: no gradients, batch norm and dropout as in evaluation.
+
+    Example:
+        >>> import torch, pna
+        >>> steps = [torch.nn.Conv2d(i, o, 2, stride=2) for i, o in ((3, 8), (8, 16), (16, 32))]
+        >>> network = torch.nn.Sequential(*steps, torch.nn.Conv2d(32, 5, 1))
+        >>> model = pna.cascade(
+        ...     network, 5, normalize=None, features=["1", "2"], pna=pna.PNAConfig(widths=(32, 32))
+        ... )
+        >>> model.features_from, model.strides, model.coarse_from
+        (('1', '2'), (4, 8), '')
+        >>> output = model(torch.rand(1, 3, 50, 70))
+        >>> output.logits.shape, output.coarse.shape
+        (torch.Size([1, 5, 50, 70]), torch.Size([1, 5, 7, 9]))
     """
 
     def __init__(
@@ -67,68 +88,78 @@ class Cascade(BaseSegmenter):
         self.features_from = tuple(str(level.place) for level in plan.features)
         self.coarse_from = None if plan.coarse is None else str(plan.coarse)
         self.coarse_stride = plan.coarse_stride
-        self._module = config.module
+        self._module, self._normalization = config.module, config.normalization
         self._strides = tuple(level.stride for level in plan.features)
         self._divisor = plan.divisor
         self._smallest = plan.smallest
         self._function = coarse
-        self._taps = [
-            Tap(level.place, is_channels_last=level.is_channels_last) for level in plan.features
-        ]
-        self._coarse_tap = None if plan.coarse is None else Tap(plan.coarse)
-        for tap in self._all_taps():
-            find_module(base, tap.place).register_forward_hook(tap)
+        # Hooks are registered for the time of a call, so the network is left as it was.
+        self._taps = [Tap(level.place, level.is_channels_last) for level in plan.features]
+        self._coarse_places = {False: plan.coarse, True: plan.coarse_in_training}
         if self.freeze:
+            # Evaluation mode as well: batch norm would go on adapting its statistics.
             base.requires_grad_(False)
             base.eval()
+        like = floating_point_like(base)
+        if like is not None:
+            self.to(like)  # the refinement follows the type and device of the network
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Picture pixels per cell of each level of features, fine to coarse."""
+        """Image pixels per cell of each level of features, fine to coarse."""
         return self._strides
 
     @property
     def divisor(self) -> int:
-        """Pictures are padded to multiples of this."""
+        """Images are padded to multiples of this."""
         return self._divisor
 
     @property
     def origin(self) -> str:
-        """Where features and coarse prediction come from, in words."""
-        coarse = "a function of the model's output"
-        if self._coarse_tap is not None:
-            coarse = self._coarse_tap.place.module or "the model's own output"
+        """Where features, coarse prediction and normalization come from, in words."""
+        coarse = self.coarse_from
+        if coarse is None:
+            coarse = "a function of the model's output"
+        elif not coarse or coarse.startswith("["):
+            coarse = "the model's own output"
+        mean, std = (
+            ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+            for values in (self.mean, self.std)
+        )
         return (
             f"{'frozen ' if self.freeze else ''}{self._module}, P0 from {coarse} "
-            f"(stride {self.coarse_stride}), features from {', '.join(self.features_from)}"
+            f"(stride {self.coarse_stride}), features from {', '.join(self.features_from)}, "
+            f"images normalized by mean {mean}, std {std} ({self._normalization})"
         )
 
     def encoder_parameters(self) -> frozenset[str]:
-        """Names of the trainable parameters that the features depend on, by a run on noise."""
+        """Return the names of the trainable parameters behind the features, by a run on noise."""
         found = parameters_behind(
-            self.base, lambda pictures: self.predict(pictures).features, self.padded_size((1, 1))
+            self.base, lambda images: self.encode(images).features, self.padded_size((1, 1))
         )
         return frozenset(f"base.{name}" for name in found)
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """(H, W) of a picture of that size once it is padded, right and bottom."""
+        """Return (H, W) of an image of that size once it is padded, right and bottom."""
         H, W = super().padded_size(size)
+        # Below it some networks fail, such as a group norm on a single value.
         return max(H, self._smallest), max(W, self._smallest)
 
-    def predict(self, pictures: Tensor) -> Prediction:
-        """Features, coarse logits and auxiliary outputs of normalised pictures (B, 3, H, W)."""
-        for tap in self._all_taps():
-            tap.open()
-        output = self.base(pictures)
-        features = [tap.take() for tap in self._taps]
-        if self._coarse_tap is not None:
-            coarse = self._coarse_tap.take()
-        else:
-            assert self._function is not None
-            coarse = self._function(output)
+    def encode(self, images: Tensor) -> RefinerInput:
+        """Compute features, coarse logits and auxiliary outputs of images (B, C, H, W)."""
+        like = floating_point_like(self.base)
+        # Normalization is in float32, the network perhaps in half precision.
+        images = images if like is None else images.to(like.dtype)
+        # Some networks return another structure in training (auxiliary logits, deep supervision).
+        place = self._coarse_places[self.base.training]
+        taps = self._taps if place is None else [*self._taps, Tap(place)]
+        output, features = run_tapped(self.base, images, taps)
+        # The last tap is P0's.
+        coarse = features.pop() if self._function is None else self._function(output)
+        # The field's name for an auxiliary head (torchvision); a frozen one has nothing to learn.
         has_auxiliary = self.training and not self.freeze and isinstance(output, dict)
         aux = {"aux": output["aux"]} if has_auxiliary and "aux" in output else {}
-        return Prediction(features, coarse, aux)
+        return RefinerInput(features, coarse, aux)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a frozen network stays in evaluation."""
@@ -138,93 +169,122 @@ class Cascade(BaseSegmenter):
         return self
 
     def extra_repr(self) -> str:
-        """Where features and P0 come from."""
+        """Return the source of features, P0 and normalization."""
         return f"{self.origin}; strides {self.strides}"
-
-    def _all_taps(self) -> list[Tap]:
-        return self._taps if self._coarse_tap is None else [*self._taps, self._coarse_tap]
 
 
 def cascade(
-    model: nn.Module,
+    network: nn.Module,
     num_classes: int,
     *,
+    normalize: Normalize = "auto",
+    pna: PNAConfig | None = FOR_CASCADE,
     features: Sequence[str] | None = None,
     coarse: str | CoarseFunction | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     freeze: bool = False,
-    refine: bool = True,
     labels: LabelSpace | None = None,
     divisor: int | None = None,
     source: SourceConfig | None = None,
-    widths: tuple[int, ...] | None = None,
-    window: int = 9,
-    self_aggregation: bool = True,
-    variant: Variant = "released",
-    residual: Residual = "aggregate",
-    centre: float = 8.0,
 ) -> Cascade:
-    """Wrap a segmentation network, and refine what it predicts by PNA.
+    """Wrap a segmentation network, and refine its prediction by PNA.
 
-    What is not named is found by a run on noise. The network is wrapped, not copied: it keeps its
-    weights, and gets forward hooks.
+    Places that are not named are found by runs on noise. The network is wrapped, not copied: it
+    keeps its weights, its type, its device and its memory format, and hooks stay in it only while
+    the cascade is called. The refinement takes the network's type and device. A compiled or
+    parallel network is wrapped without that shell: compile or parallelize the cascade instead.
 
     Args:
-        model: Takes pictures (B, 3, H, W), returns logits: a tensor, a dict with "out", an object
+        network: Takes images (B, C, H, W), returns logits: a tensor, a dict with "out", an object
             with `logits`, or a tuple that begins with them.
         num_classes: Number of classes K.
+        normalize: Normalization of images in [0, 1] before the network: "imagenet"; (mean, std), a
+            number per channel; or None for a network that takes them as they are. "auto" reads it
+            where a library keeps it for the part of the network that is given the images: timm's
+            `pretrained_cfg`, the preprocessing parameters of the encoder weights that a network of
+            segmentation_models_pytorch was built with, the image processor of a pretrained model of
+            transformers, the weights of a model of torchvision that `source` names. Where there is
+            no such record, "auto" is an error.
+        pna: Options of the refinement; None leaves it out: the network alone, to be trained by the
+            same loop. With `residual="none"` a cascade starts from nothing.
         features: Names of the modules whose outputs are the features, fine to coarse; of one that
             returns several, as in `encoder[2]`. By default the encoder's levels: the last map at
             each resolution from stride 4 before resolution first grows again.
-        coarse: Name of the module whose output is P0, or a function from the model's output to
-            (B, K, h, w). By default the last map that becomes the model's output by bilinear
+        coarse: Name of the module whose output is P0, or a function from the network's output to
+            (B, K, h, w). By default the last map that becomes the network's output by bilinear
             upsampling (corners not aligned); where there is none, and for "", the output itself.
-        mean: Mean per RGB channel that pictures in [0, 1] are normalised with; by default they
-            are not: a model that does so itself needs nothing.
-        std: Standard deviation per RGB channel, likewise.
-        freeze: Fix the model: its weights, and its batch norm's statistics.
-        refine: False leaves out the refinement: the model alone, to be trained by the same loop.
-        labels: The classes with names and colours.
-        divisor: What sides of pictures must be multiples of; found by default.
-        source: The library and name that the model was built by; `pna.load` needs no model then.
-        widths: Channels of the stages, fine to coarse; 96, 192, 384, ... by default.
-        window: Cells per side of the neighborhood.
-        self_aggregation: Whether stages use SAM.
-        variant: "released", "paper" or "prenorm".
-        residual: How logits are carried; with "none" a cascade starts from nothing.
-        centre: Bias at the start with which "aggregate" gathers a cell's own logits: at 8 and 9x9
-            cells it keeps 97 % of them, at 10 99.6 %, at 5 (what presets have, whose networks are
-            not trained yet) 65 %. Higher starts closer to the model.
+        freeze: Fix the network: its weights, and the statistics of its batch norm.
+        labels: The classes with names and colors.
+        divisor: Number of pixels that the sides of images must be multiples of; found by default.
+        source: The library and name that the network was built by; `pna.load` then builds it. It
+            is built once here, to see that the weights fit.
+
+    Returns:
+        The cascade: (B, C, H, W) in [0, 1] of any size in, logits (B, K, H, W) out. Its `origin`,
+        which `print(model)` shows, names all that was found.
 
     Raises:
-        ValueError: The model needs more than pictures, predicts another number of classes, returns
-            what is not understood, or has no features that nest.
+        PnaError: The network needs more than images, predicts another number of classes, returns
+            no logits, has no features that nest, has no known normalization, or has no weight to
+            train.
+
+    Example:
+        >>> import torch, pna
+        >>> class Network(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.fine = torch.nn.Conv2d(3, 16, 4, stride=4)
+        ...         self.middle = torch.nn.Conv2d(16, 24, 2, stride=2)
+        ...         self.coarse = torch.nn.Conv2d(24, 32, 2, stride=2)
+        ...         self.head = torch.nn.Conv2d(32, 5, 1)
+        ...
+        ...     def forward(self, images):
+        ...         return self.head(self.coarse(self.middle(self.fine(images))))
+        >>> model = pna.cascade(Network(), 5, normalize=None)
+        >>> model.features_from, model.strides
+        (('fine', 'middle', 'coarse'), (4, 8, 16))
+        >>> model(torch.rand(1, 3, 50, 70)).logits.shape
+        torch.Size([1, 5, 50, 70])
     """
+    if pna is not None and not isinstance(pna, PNAConfig):
+        raise PnaError(f"expected pna as a PNAConfig, got {type(pna).__name__}")
     labels = choose_labels(num_classes, labels)
-    plan = make_plan(model, num_classes, features=features, coarse=coarse, divisor=divisor)
-    if not freeze:
-        check_training(model, plan.divisor)
-    pna = PNAConfig(
-        widths=widths,
-        window=window,
-        self_aggregation=self_aggregation,
-        upsample="bilinear",
-        variant=variant,
-        residual=residual,
-        centre=centre,
-        keep_detail=residual != "none",
+    network = _bare(network)
+    plan = make_plan(
+        network,
+        num_classes,
+        features=features,
+        coarse=coarse,
+        divisor=divisor,
+        trains=not freeze,
     )
+    if not freeze:
+        parameters = list(network.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            raise PnaError(
+                f"{type(network).__name__} is to be trained (freeze=False), but none of its "
+                "weights requires a gradient, as after freeze=True: call "
+                "network.requires_grad_(True) first, or pass freeze=True"
+            )
+    images = noise(network, 1, (plan.smallest, plan.smallest))  # (1, C, h, w)
+    normalization = read_normalization(network, normalize, images, source=source)
     config = CascadeConfig(
         source=source,
-        module=type(model).__name__,
+        module=type(network).__name__,
         features=tuple(str(level.place) for level in plan.features),
         coarse=None if plan.coarse is None else str(plan.coarse),
         divisor=plan.divisor,
+        normalization=normalization.origin,
         freeze=freeze,
-        pna=pna if refine else None,
+        pna=pna,
     )
-    return _assemble(model, labels, plan, config, mean=mean, std=std, coarse=coarse)
+    if source is not None:
+        _check_source(network, source, num_classes)
+    model = _assemble(network, labels, plan, config, normalization[:2], coarse)
+    try:
+        check_saveable(model)
+    except PnaError as error:  # it may still be used, so this is no error yet
+        warnings.warn(f"this cascade cannot be saved: {error}", stacklevel=2)
+    return model
 
 
 def rebuild_cascade(
@@ -233,7 +293,7 @@ def rebuild_cascade(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    model: nn.Module | None = None,
+    network: nn.Module | None = None,
     coarse: CoarseFunction | None = None,
 ) -> Cascade:
     """Build the cascade that a configuration describes, with random weights.
@@ -241,67 +301,98 @@ def rebuild_cascade(
     Args:
         config: The parts.
         labels: The classes.
-        mean: Mean per RGB channel.
-        std: Standard deviation per RGB channel.
-        model: The wrapped network, where it comes from no library.
+        mean: Mean per channel.
+        std: Standard deviation per channel.
+        network: The wrapped network, where it comes from no library.
         coarse: The function that made P0 of its output, where one did.
 
     Raises:
-        ValueError: A part of the user's own is missing, or is given where there is none.
+        PnaError: A part of the user's own is missing, or is given where there is none.
     """
-    model = _find_own(config, model, coarse, labels)
+    if config.coarse is None and coarse is None:
+        raise PnaError(
+            "expected the function that makes P0 of the network's output, got none: pass the one "
+            "that was given to pna.cascade, pna.load(..., coarse=...)"
+        )
+    if config.coarse is not None and coarse is not None:
+        raise PnaError(
+            f"expected no coarse=, since P0 is the output of {config.coarse!r}, got a function: "
+            "leave it out"
+        )
+    if network is None and config.source is not None:
+        network = build_source(config.source, labels.num_classes, encoder_weights=None)
+    if network is None:
+        raise PnaError(
+            f"expected the network that the cascade refines, got none: it is one of your own, "
+            f"{config.module}; build it and pass it, pna.load(..., network=...). Its weights are "
+            "in the file"
+        )
+    network = _bare(network)
     plan = make_plan(
-        model,
+        network,
         labels.num_classes,
         features=config.features,
         coarse=coarse if config.coarse is None else config.coarse,
         divisor=config.divisor,
+        trains=not config.freeze,
     )
-    return _assemble(model, labels, plan, config, mean=mean, std=std, coarse=coarse)
+    return _assemble(network, labels, plan, config, (mean, std), coarse)
 
 
-def _find_own(
-    config: CascadeConfig,
-    model: nn.Module | None,
-    coarse: CoarseFunction | None,
-    labels: LabelSpace,
-) -> nn.Module:
-    if (config.coarse is None) != (coarse is not None):
-        raise ValueError(
-            "its P0 is a function of the model's output: pass that, pna.load(..., coarse=...)"
-            if coarse is None
-            else f"its P0 is the output of {config.coarse!r}, got a function too: leave it out"
+def _bare(network: nn.Module) -> nn.Module:
+    """Take a network out of `torch.compile` and out of wrappers that run it in parallel.
+
+    A compiled one would be compiled again for the hooks of every call; replicas run in threads
+    whose tensors do not belong to the call.
+    """
+    if not isinstance(network, nn.Module):
+        raise PnaError(f"expected a network (torch.nn.Module), got {type(network).__name__}")
+    shells = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
+    while hasattr(network, "_orig_mod") or type(network) in shells:
+        network = getattr(network, shells.get(type(network), "_orig_mod"))
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise PnaError(
+            f"{type(network).__name__} has weights without values, on the meta device: load them "
+            "first, and call pna.cascade then"
         )
-    if config.source is not None and model is None:
-        return build_source(config.source, labels.num_classes, pretrained=False)
-    if model is None:
-        raise ValueError(
-            f"it refines a model of your own, {config.module}: build that and pass it, "
-            "pna.load(..., model=...); its weights are in the file"
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        raise PnaError(
+            f"{type(network).__name__} has lazy layers without weights: call it on images once, "
+            "and call pna.cascade then"
         )
-    return model
+    return network
+
+
+def _check_source(network: nn.Module, source: SourceConfig, num_classes: int) -> None:
+    """Build the network once by its source, as `pna.load` will."""
+    # Building draws initial weights, which must not shift the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        built = build_source(source, num_classes, encoder_weights=None)
+    try:
+        fill(built, network.state_dict(), f"{source}: the network that is wrapped")
+    except PnaError as error:
+        raise PnaError(
+            f"{error}. Correct the source, or leave it out and pass pna.load(..., network=...)"
+        ) from error
 
 
 def _assemble(
-    model: nn.Module,
+    network: nn.Module,
     labels: LabelSpace,
     plan: Plan,
     config: CascadeConfig,
-    *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    normalization: tuple[Sequence[float], Sequence[float]],
     coarse: str | CoarseFunction | None,
 ) -> Cascade:
     channels = [level.channels for level in plan.features]
-    pna = config.pna
-    built = Cascade(
-        model,
+    mean, std = normalization
+    return Cascade(
+        network,
         labels,
         plan,
-        mean=(0.0, 0.0, 0.0) if mean is None else mean,
-        std=(1.0, 1.0, 1.0) if std is None else std,
-        refiner=None if pna is None else PNAHead(channels, labels.num_classes, **vars(pna)),
+        mean=mean,
+        std=std,
+        refiner=PNAHead(channels, labels.num_classes, config.pna) if config.pna else None,
         coarse=coarse if callable(coarse) else None,
         config=config,
     )
-    return built.to(memory_format=torch.channels_last)  # as all models here are; values stay

@@ -11,26 +11,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pna.errors import PnaError
 from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
 
 
 class FCNHead(CoarseHead):
     """Coarse logits from one level.
 
-    The auxiliary head of the field is ``channels=256, num_convs=1, concat_input=False, level=-2``.
+    The auxiliary head of the field is `channels=256, num_convs=1, concat_input=False, level=-2`.
 
     Args:
-        in_channels: channels of all encoder levels, fine to coarse.
-        num_classes: number of classes K.
-        channels: width of the convolutions.
+        in_channels: Channels of all encoder levels, fine to coarse.
+        num_classes: Number of classes K.
+        channels: Width of the convolutions.
         num_convs: 3x3 convolutions before the join, at least 1.
-        concat_input: join the level's features with the result by one more 3x3 convolution.
-        level: which level to read, counted as in Python (-1 is the coarsest); one beyond the
+        concat_input: Join the level's features with the result by one more 3x3 convolution.
+        level: Which level to read, counted as in Python (-1 is the coarsest); one beyond the
             levels there are becomes the nearest that is, so -2 serves an encoder of one level.
-        dropout: probability of zeroing a channel before the classifier while training.
+        dropout: Probability of zeroing a channel before the classifier while training.
 
     Raises:
-        ValueError: ``in_channels`` is empty or ``num_convs`` is below 1.
+        PnaError: `in_channels` is empty or `num_convs` is below 1.
     """
 
     def __init__(
@@ -46,8 +47,13 @@ class FCNHead(CoarseHead):
     ) -> None:
         super().__init__(in_channels)
         if num_convs < 1:
-            raise ValueError(f"expected num_convs of at least 1, got {num_convs}")
-        self.level = _clamp_level(level, len(self.in_channels))
+            raise PnaError(f"expected num_convs of at least 1, got {num_convs}")
+        num_levels = len(self.in_channels)
+        if num_levels == 0:
+            raise PnaError("expected at least one encoder level, got in_channels=()")
+        index = level + num_levels if level < 0 else level
+        # Clamped: some encoders have one level alone, and the auxiliary head then shares it.
+        self.level = min(max(index, 0), num_levels - 1)
         width = self.in_channels[self.level]
         self.convs = nn.Sequential(
             ConvBNReLU(width, channels),
@@ -58,16 +64,8 @@ class FCNHead(CoarseHead):
 
     def gather(self, features: Sequence[Tensor]) -> Tensor:
         """Convolve the chosen level."""
-        x = features[self.level]
+        x = features[self.level]  # (B, C, h, w)
         out: Tensor = self.convs(x)
         if self.join is not None:
             out = self.join(torch.cat([x, out], dim=1))
         return out
-
-
-def _clamp_level(level: int, num_levels: int) -> int:
-    """Return the index in [0, num_levels) nearest to ``level``."""
-    if num_levels == 0:
-        raise ValueError("expected at least one encoder level, got in_channels=()")
-    index = level + num_levels if level < 0 else level
-    return min(max(index, 0), num_levels - 1)

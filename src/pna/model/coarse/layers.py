@@ -1,4 +1,4 @@
-"""The layers every coarse head is made of."""
+"""The layers of all coarse heads, and their base class."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pna.errors import PnaError
+
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that also trains on a batch of one value per channel.
 
-    A picture pooled to 1x1 gives one value per channel when the batch is 1. One value has no
-    variance, and PyTorch raises. Then, and only then, the running statistics normalise and stay
+    An image pooled to 1x1 gives one value per channel when the batch is 1. One value has no
+    variance, and PyTorch raises. Then, and only then, the running statistics normalize and stay
     as they are, as in evaluation; gradients flow. In evaluation, and for two values or more, it
-    is ``nn.BatchNorm2d``.
+    is `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, h, w) per channel."""
-        if self.training and x.numel() == self.num_features:
+        """Normalize (B, C, h, w) per channel."""
+        if self.training and x.numel() == self.num_features:  # (1, C, 1, 1)
             mean, var = self.running_mean, self.running_var
             return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
@@ -28,74 +30,47 @@ class ConvBNReLU(nn.Sequential):
     """Convolution without bias, batch norm, ReLU; keeps the size of the map.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the result.
-        kernel_size: odd side of the kernel, in cells.
-        dilation: distance of the kernel's taps, in cells.
+        in_channels: Channels of the input.
+        out_channels: Channels of the result.
+        kernel_size: Odd side of the kernel, in cells.
+        dilation: Distance of the kernel's taps, in cells.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1
     ) -> None:
-        padding = dilation * (kernel_size // 2)
+        padding = dilation * (kernel_size // 2)  # keeps the size at stride 1
         conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
         )
+        # The variance of gradients is kept, as torchvision initializes ResNets.
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, BatchNorm(out_channels), nn.ReLU(inplace=True))
-
-
-class SeparableConvBNReLU(nn.Sequential):
-    """An atrous separable convolution: 3x3 depth-wise, then 1x1, each with batch norm and ReLU.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the result.
-        dilation: distance of the depth-wise kernel's taps, in cells.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
-        conv = nn.Conv2d(
-            in_channels,
-            in_channels,
-            3,
-            padding=dilation,
-            dilation=dilation,
-            groups=in_channels,
-            bias=False,
-        )
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        super().__init__(
-            conv,
-            BatchNorm(in_channels),
-            nn.ReLU(inplace=True),
-            *ConvBNReLU(in_channels, out_channels, kernel_size=1),
-        )
 
 
 class Classifier(nn.Sequential):
     """Channel dropout, then a 1x1 convolution to the classes (normal, std 0.01; zero bias).
 
     Args:
-        in_channels: channels of the input.
-        num_classes: channels of the result.
-        dropout: probability of zeroing a whole channel while training, in [0, 1).
+        in_channels: Channels of the input.
+        num_classes: Channels of the result.
+        dropout: Probability of zeroing a whole channel while training, in [0, 1).
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, dropout: float = 0.1) -> None:
         conv = nn.Conv2d(in_channels, num_classes, kernel_size=1)
-        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.normal_(conv.weight, std=0.01)  # nearly equal classes at the start
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # nn.Conv2d declares an optional bias
         super().__init__(nn.Dropout2d(dropout), conv)
 
 
 class CoarseHead(ABC, nn.Module):
-    """What all coarse heads share: features are checked, gathered to one map, and classified.
+    """Base of all coarse heads: features are checked, gathered to one map, and classified.
 
-    A head sets `classifier` and says in `gather` how it makes one map of the features.
+    A head sets `classifier` and implements `gather`.
 
     Args:
-        in_channels: channels of all encoder levels, fine to coarse.
+        in_channels: Channels of all encoder levels, fine to coarse.
     """
 
     classifier: nn.Module
@@ -108,16 +83,16 @@ class CoarseHead(ABC, nn.Module):
         """Map encoder features to coarse logits.
 
         Args:
-            features: one (B, C, h, w) map per encoder level, fine to coarse.
+            features: One (B, C, h, w) map per encoder level, fine to coarse.
 
         Returns:
             (B, K, h, w) logits at the head's own stride.
 
         Raises:
-            ValueError: the number of features is not the number of ``in_channels``.
+            PnaError: The number of features is not the number of `in_channels`.
         """
         if len(features) != len(self.in_channels):
-            raise ValueError(
+            raise PnaError(
                 f"expected {len(self.in_channels)} feature maps, one for each of in_channels="
                 f"{self.in_channels}, got {len(features)}; pass all levels of the encoder"
             )

@@ -13,14 +13,14 @@ from pna.model.resize import resize
 
 
 def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
-    """Average a map over a grid of bins, like ``F.adaptive_avg_pool2d`` at every size.
+    """Average a map over a grid of bins, like `F.adaptive_avg_pool2d` at every size.
 
     Written as two small matrix products whose matrices come from the shape alone, because the
     fused operator does not export to ONNX with free heights and widths.
 
     Args:
-        x: (B, C, h, w), of any size; where a side is shorter than ``bins``, bins overlap.
-        bins: bins along each side.
+        x: (B, C, h, w), of any size; where a side is shorter than `bins`, bins overlap.
+        bins: Bins along each side.
 
     Returns:
         (B, C, bins, bins).
@@ -36,7 +36,7 @@ def _averaging_matrix(x: Tensor, length: int, bins: int) -> Tensor:
     start = index * length // bins
     stop = ((index + 1) * length + bins - 1) // bins
     cell = torch.arange(length, device=x.device)[None]
-    inside = (cell >= start) & (cell < stop)
+    inside = (cell >= start) & (cell < stop)  # (bins, length)
     return inside.to(x.dtype) / (stop - start).to(x.dtype)
 
 
@@ -44,9 +44,9 @@ class PyramidPooling(nn.Module):
     """The pooling pyramid of PSPNet, fused back into one map.
 
     Args:
-        in_channels: channels of the input.
-        channels: channels of each pooled branch and of the result.
-        bins: bins along each side, one number per branch.
+        in_channels: Channels of the input.
+        channels: Channels of each pooled branch and of the result.
+        bins: Bins along each side, one number per branch.
     """
 
     def __init__(self, in_channels: int, channels: int, *, bins: Sequence[int]) -> None:
@@ -63,6 +63,7 @@ class PyramidPooling(nn.Module):
             branch(adaptive_average_pool(x, bins))
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
+        # (B, channels, bins, bins) each, resized to (h, w) and joined to the map.
         fused: Tensor = self.fuse(torch.cat([x, *(resize(p, x.shape[-2:]) for p in pooled)], dim=1))
         return fused
 
@@ -71,11 +72,11 @@ class PSPHead(CoarseHead):
     """Coarse logits from pyramid pooling on the coarsest level.
 
     Args:
-        in_channels: channels of all encoder levels, fine to coarse.
-        num_classes: number of classes K.
-        channels: width of each pooled branch and of the fused map.
-        bins: bins along each side, one number per branch.
-        dropout: probability of zeroing a channel before the classifier while training.
+        in_channels: Channels of all encoder levels, fine to coarse.
+        num_classes: Number of classes K.
+        channels: Width of each pooled branch and of the fused map.
+        bins: Bins along each side, one number per branch.
+        dropout: Probability of zeroing a channel before the classifier while training.
     """
 
     def __init__(

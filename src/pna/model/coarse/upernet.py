@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pna.model.coarse.fpn import add_top_down
 from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
+from pna.model.coarse.necks import add_top_down
 from pna.model.coarse.psp import PyramidPooling
 from pna.model.resize import resize
 
@@ -19,11 +19,11 @@ class UPerHead(CoarseHead):
     """Coarse logits at the finest stride, from all levels.
 
     Args:
-        in_channels: channels of all encoder levels, fine to coarse.
-        num_classes: number of classes K.
-        channels: width of every level and of the fused map.
-        bins: bins along each side of the pooling pyramid, one number per branch.
-        dropout: probability of zeroing a channel before the classifier while training.
+        in_channels: Channels of all encoder levels, fine to coarse.
+        num_classes: Number of classes K.
+        channels: Width of every level and of the fused map.
+        bins: Bins along each side of the pooling pyramid, one number per branch.
+        dropout: Probability of zeroing a channel before the classifier while training.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class UPerHead(CoarseHead):
     def gather(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse all levels at the finest one's size."""
         laterals = [lateral(x) for lateral, x in zip(self.laterals, features[:-1], strict=True)]
+        # The coarsest map comes out of the pyramid's own 3x3 convolution, so it needs no output.
         *finer, coarsest = add_top_down([*laterals, self.pyramid(features[-1])], mode="bilinear")
         levels = [output(x) for output, x in zip(self.outputs, finer, strict=True)]
         size = features[0].shape[-2:]

@@ -1,0 +1,9 @@
+"""The only room that runs a model on images.
+
+| file | holds |
+|---|---|
+| `tiling` | where tiles lie and how they are weighted; `TilingConfig` |
+| `segment` | the run: whole, sliding window, test-time augmentation; label maps of every stage |
+| `predictor` | `Predictor`: one image, or a list, in any form; plain data out |
+| `devices` | which device, and errors about it |
+"""

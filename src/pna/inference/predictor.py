@@ -1,0 +1,205 @@
+"""`Predictor`: images in any form, one at a time or a list, to label maps as plain arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pna.data.images import ImageLike, UInt8Array, read_image
+from pna.errors import PnaError
+from pna.inference.devices import Device, find_device, is_out_of_memory
+from pna.inference.segment import prepare, stage_labels
+from pna.inference.tiling import WHOLE, TilingConfig
+from pna.labels import LabelSpace
+from pna.model.segmenter import BaseSegmenter, StageSimilarity
+
+# Pixels of an image that is run whole: beyond it the smallest bundled model takes more than 30 GB
+# (370 bytes a pixel, measured at 2448x2448), and a system without them kills the process.
+LARGEST_WHOLE = 89_478_485  # Pillow's own limit
+
+_USE_TILES = "run it in tiles: Predictor(..., tiling=TilingConfig(tile=(1024, 1024)))"
+
+
+class ImageTooLargeError(PnaError):
+    """An image does not fit into memory the way it is run; smaller tiles help."""
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Prediction:
+    """The result for one image: plain data on the CPU, which can be pickled.
+
+    Attributes:
+        image: (H, W, 3) uint8, the image as it was read: RGB and upright.
+        labels: (H, W) uint8, the class of every pixel.
+        label_space: Names and colors of the classes.
+        stages: Label maps like `labels`, P0 to Pn; empty unless asked for.
+        scores: (K, H, W) float32, the softmax over the classes; None unless asked for.
+        similarity: For the chosen pixel, the attention weights of each stage, float32 on the CPU;
+            None unless asked for.
+    """
+
+    image: UInt8Array
+    labels: UInt8Array
+    label_space: LabelSpace
+    stages: list[UInt8Array]
+    scores: npt.NDArray[np.float32] | None
+    similarity: list[StageSimilarity] | None
+
+
+class Predictor:
+    """Segments images with one model.
+
+    Args:
+        model: A segmenter, or a bundled model's name or saved folder, as `pna.load` takes them. A
+            segmenter is not copied: it is moved to the device, set to evaluation mode, and left so.
+            Images take its floating-point type, so `model.half()` and `model.bfloat16()` work.
+        device: Where to run, such as "cpu" or "cuda:1"; None takes CUDA where there is one, else
+            the CPU.
+        tiling: Whole images, or a sliding window where they are too large for the memory, and
+            test-time augmentation.
+
+    Raises:
+        PnaError: There is no such model, or no such device here.
+
+    Example:
+        >>> import numpy as np
+        >>> import pna
+        >>> predictor = pna.Predictor("voc-lite", device="cpu")
+        >>> prediction = predictor(np.zeros((60, 80, 3), np.uint8), stages=True, scores=True)
+        >>> prediction.labels.shape, len(prediction.stages), prediction.scores.shape
+        ((60, 80), 5, (21, 60, 80))
+    """
+
+    def __init__(
+        self,
+        model: BaseSegmenter | str | Path,
+        *,
+        device: Device | None = None,
+        tiling: TilingConfig = WHOLE,
+    ) -> None:
+        self.device = find_device(device)  # before a model is read: a wrong name ends it at once
+        if isinstance(model, str | Path):
+            from pna.model.loading import load
+
+            model = load(model)
+        self.tiling = tiling
+        self.model = model.to(self.device).eval()
+
+    @overload
+    def __call__(
+        self,
+        image: ImageLike | Tensor,
+        *,
+        stages: bool = ...,
+        similar: tuple[int, int] | None = ...,
+        scores: bool = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[ImageLike | Tensor] | tuple[ImageLike | Tensor, ...],
+        *,
+        stages: bool = ...,
+        similar: tuple[int, int] | None = ...,
+        scores: bool = ...,
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        image: ImageLike | Tensor | list[ImageLike | Tensor] | tuple[ImageLike | Tensor, ...],
+        *,
+        stages: bool = False,
+        similar: tuple[int, int] | None = None,
+        scores: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """Segment an image of any size from 1x1, or each of a list.
+
+        Args:
+            image: A path, the bytes of a file, a binary file object, a Pillow image, an array
+                (H, W, 3) uint8 RGB (gray and alpha too, see `pna.data.images.read_image`), or a
+                tensor (3, H, W) RGB, uint8 or float in [0, 1]. A list or tuple of them gives a
+                list; its images are run one after the other, so their sizes may differ.
+            stages: Also return the label maps of P0 (coarse) to Pn.
+            similar: A pixel (x, y), from (0, 0) at the top left; also return the weights of its
+                neighborhood at each stage.
+            scores: Also return the probabilities of all classes, 4 K bytes a pixel.
+
+        Raises:
+            MissingFileError: There is no such file.
+            ImageTooLargeError: The image is too large to be run whole, or memory did not suffice.
+            PnaError: The image cannot be read, or `similar` lies outside of it.
+        """
+        if isinstance(image, list | tuple):
+            return [self(one, stages=stages, similar=similar, scores=scores) for one in image]
+        batch, array = _read(image)
+        height, width = array.shape[:2]
+        # Windows of coarse stages are larger than tiles, so similarity needs the whole image.
+        is_run_whole = self.tiling.tile is None or similar is not None
+        if is_run_whole and height * width > LARGEST_WHOLE:
+            remedy = _USE_TILES if similar is None else "crop it around the pixel for `similar`"
+            raise ImageTooLargeError(
+                f"the image has {width} x {height} pixels, too many to be run whole (at most "
+                f"{LARGEST_WHOLE:,}): {remedy}"
+            )
+        if similar is not None and not (0 <= similar[0] < width and 0 <= similar[1] < height):
+            raise PnaError(
+                f"the pixel (x, y) = {similar} lies outside the image of {width} x {height} "
+                f"pixels: expected x in [0, {width - 1}] and y in [0, {height - 1}]"
+            )
+        try:
+            with torch.inference_mode():
+                output = stage_labels(
+                    self.model, batch, tiling=self.tiling, stages=stages, scores=scores
+                )
+                near: list[StageSimilarity] = []
+                if similar is not None:
+                    near = self.model.similarity(prepare(self.model, batch), point=similar)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ImageTooLargeError(
+                f"the memory of {self.device} does not suffice for an image of {width} x {height} "
+                f"pixels, {self.tiling}: {_USE_TILES}, or smaller ones"
+            ) from error
+        return Prediction(
+            image=array,
+            labels=output.final[0].cpu().numpy(),
+            label_space=self.model.labels,
+            stages=[labels[0].cpu().numpy() for labels in output.stages],
+            scores=None if output.scores is None else output.scores[0].numpy(),
+            # A clone made out here is an ordinary tensor, not one of inference mode.
+            similarity=None
+            if similar is None
+            else [one._replace(weights=one.weights.clone().float().cpu()) for one in near],
+        )
+
+
+def _read(image: ImageLike | Tensor) -> tuple[Tensor, UInt8Array]:
+    """Return a batch of one, (1, 3, H, W) uint8 or float in [0, 1], and the image to show."""
+    if not isinstance(image, Tensor):
+        array = read_image(image)
+        return torch.from_numpy(array).permute(2, 0, 1)[None], array
+    image = image.detach()
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+        raise PnaError(
+            f"expected a tensor (3, H, W) RGB, got {tuple(image.shape)}; pass a batch as a list "
+            "of its images: list(batch)"
+        )
+    image = image.expand(3, -1, -1)  # gray becomes three equal channels, a view
+    shown = image.cpu()
+    if image.is_floating_point():
+        low, high = (float(value) for value in image.aminmax())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # false for NaN, too
+            raise PnaError(
+                f"expected a tensor of values in [0, 1], not normalized, got [{low:.3g}, "
+                f"{high:.3g}]; the model normalizes images itself"
+            )
+        shown = (shown.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    elif image.dtype != torch.uint8:
+        raise PnaError(f"expected a tensor of uint8 or of floats in [0, 1], got {image.dtype}")
+    return image[None], np.ascontiguousarray(shown.permute(1, 2, 0).numpy())

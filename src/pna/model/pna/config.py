@@ -1,0 +1,155 @@
+"""The options of PNA: the only list of them.
+
+`PNAHead`, `create_model`, `cascade`, recipes and saved models all take or hold a `PNAConfig`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal, Self, get_args
+
+from pna.errors import PnaError
+from pna.model.resize import ResizeMode
+
+Variant = Literal["released", "paper", "prenorm"]
+Residual = Literal["none", "add", "aggregate"]
+
+HEAD_WIDTH = 32
+"""Channels of one attention head; widths are multiples of it."""
+
+
+@dataclass(frozen=True)
+class PNAConfig:
+    """Options of progressive neighborhood aggregation.
+
+    The defaults carry the logits from stage to stage; in our trials a head without carried logits
+    learns too slowly to be of use. `PNAConfig.released()` is the head that the authors released.
+
+    Attributes:
+        widths: Channels D of each stage, fine to coarse, multiples of 32; None is 96, 192, 384, ...
+            as released.
+        window: Side of the neighborhood in cells, odd; one for all stages, or one each, fine to
+            coarse.
+        self_aggregation: Whether stages use the self-aggregation module (SAM) in addition
+            to the neighborhood aggregation module (NAM).
+        upsample: How a prediction is resized before the next stage embeds it.
+        variant: "released" (the authors' code), "paper" (the equations) or "prenorm" (the released
+            stage without its last layer norm).
+        residual: How a stage carries the logits it was given: "none" (as released), "add" (resized
+            and added) or "aggregate" (resized, gathered by one attention head, and added).
+        embedding_bias: Whether the 1x1 embeddings have a bias; one for all stages, or one each.
+        mlp_ratio: Hidden channels of the feed-forward networks per channel, above 0.
+        self_bias: Bias of a cell for itself when training starts, for `residual="aggregate"`. Of
+            9x9 cells it then keeps 65 % of its own logits at 5, 97 % at 8 and 99.6 % at 10.
+        keep_detail: Whether detail of P0 that is lost when P0 is resized to a coarse stage is added
+            again at the next finer one. Needs carried logits.
+
+    Raises:
+        PnaError: A value is out of its range, or two do not fit together.
+
+    Example:
+        >>> from pna import PNAConfig
+        >>> PNAConfig(window=7).window
+        7
+        >>> PNAConfig.released().residual
+        'none'
+    """
+
+    widths: tuple[int, ...] | None = None
+    window: int | tuple[int, ...] = 9
+    self_aggregation: bool = True
+    upsample: ResizeMode = "bilinear"
+    variant: Variant = "released"
+    residual: Residual = "aggregate"
+    embedding_bias: bool | tuple[bool, ...] = True
+    mlp_ratio: float = 1.0
+    self_bias: float = 5.0
+    keep_detail: bool = False
+
+    def __post_init__(self) -> None:
+        # Lists of JSON and YAML become tuples, numpy's numbers Python's: the configuration is
+        # hashable and can be saved.
+        for name, kind in (("widths", int), ("window", int), ("embedding_bias", bool)):
+            object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
+        # Checked here, for YAML and JSON: type checkers see Python callers alone.
+        _check_choice("upsample", self.upsample, get_args(ResizeMode))
+        _check_choice("variant", self.variant, get_args(Variant))
+        _check_choice("residual", self.residual, get_args(Residual))
+        if self.widths is not None and not (isinstance(self.widths, tuple) and self.widths):
+            raise PnaError(f"expected widths, one for each stage, got {self.widths}")
+        widths = self.widths or ()
+        if any(width < HEAD_WIDTH or width % HEAD_WIDTH for width in widths):
+            raise PnaError(f"expected widths in multiples of {HEAD_WIDTH}, got {widths}")
+        windows = self.window if isinstance(self.window, tuple) else (self.window,)
+        if any(window < 1 or window % 2 == 0 for window in windows):
+            raise PnaError(f"expected odd windows >= 1, got {self.window}")
+        for name in ("mlp_ratio", "self_bias"):
+            if not isinstance(value := getattr(self, name), int | float) or not isfinite(value):
+                raise PnaError(f"expected {name} as a finite number, got {value!r}")
+        if self.mlp_ratio <= 0:
+            raise PnaError(f"expected an mlp_ratio above 0, got {self.mlp_ratio}")
+        # A text such as "no" would count as true.
+        for name in ("self_aggregation", "keep_detail"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise PnaError(f"expected {name} as True or False, got {value!r}")
+        if self.keep_detail and self.residual == "none":
+            raise PnaError(
+                "keep_detail needs carried logits, got residual='none': choose residual='add' or "
+                "'aggregate', or leave keep_detail out"
+            )
+
+    @classmethod
+    def released(cls) -> Self:
+        """Return the head that the authors released: no carried logits, nearest resizing."""
+        return cls(upsample="nearest", residual="none")
+
+    @classmethod
+    def for_cascade(cls) -> Self:
+        """Return the head around a trained network: it starts close to that network."""
+        return cls(self_bias=8.0, keep_detail=True)
+
+    def at_level(self, level: int, num_levels: int) -> Self:
+        """Return the options of one stage, with one width, window and bias.
+
+        Args:
+            level: Index of the stage's features, fine to coarse.
+            num_levels: Number of levels.
+
+        Raises:
+            PnaError: An option that is given per level has another number of values.
+        """
+        # As released, and as wide as Swin-T's levels.
+        widths = [96 * 2**i for i in range(num_levels)] if self.widths is None else self.widths
+        return replace(
+            self,
+            widths=(_choose("widths", widths, level, num_levels),),
+            window=_choose("window", self.window, level, num_levels),
+            embedding_bias=_choose("embedding_bias", self.embedding_bias, level, num_levels),
+        )
+
+
+def _plain(name: str, value: Any, kind: type[int]) -> Any:
+    """Return a number, or a sequence of them as a tuple, in Python's own type; None stays."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_plain(name, item, kind) for item in value)
+    # 7.0 is a window of 7 cells, 7.5 is none: the conversion must not change the value.
+    is_mixed_up = isinstance(value, bool) and kind is int  # True is 1 otherwise
+    if isinstance(value, str) or is_mixed_up or kind(value) != value:
+        expected = "whole numbers" if kind is int else "True or False"
+        raise PnaError(f"expected {name} as {expected}, got {value!r}")
+    return kind(value)
+
+
+def _choose(name: str, value: Any, level: int, num_levels: int) -> Any:
+    if not isinstance(value, Sequence):
+        return value
+    if len(value) != num_levels:
+        raise PnaError(f"expected {num_levels} {name}, one for each level, got {tuple(value)}")
+    return value[level]
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise PnaError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,1 @@
+"""Refinement of predictions that need no training: arrays in, arrays out."""

@@ -1,0 +1,34 @@
+"""Sizes of the stages' corrections (`benchmarks/corrections.py`)."""
+
+import corrections
+import pytest
+import torch
+from torch import nn
+
+from pna.model.pna.config import PNAConfig
+from pna.model.pna.stage import Stage
+
+
+def test_sizes_are_of_cells_less_the_mean_over_classes():
+    stage = Stage(8, 3, PNAConfig(widths=(32,), window=3, variant="prenorm")).eval()
+    stage.fusion = Twos()
+    nn.init.zeros_(stage.classifier.weight)
+    stage.classifier.bias.data = torch.tensor([7.0, 8.0, 9.0])
+    read, added = [], []
+    corrections.watch(stage, read, added)
+    with torch.no_grad():
+        stage(torch.randn(2, 8, 4, 5), torch.randn(2, 3, 2, 3))
+    assert read[0].tolist() == pytest.approx(40 * [2 * 32**0.5])
+    assert added[0].tolist() == pytest.approx(40 * [2**0.5])
+
+
+class Twos(nn.Module):
+    """Twos in place of a stage's features."""
+
+    def forward(self, f, p):
+        return torch.full_like(f, 2)
+
+
+def test_quantiles():
+    assert corrections.quantiles(torch.arange(101.0).flip(0)) == [5.0, 50.0, 95.0]
+    assert corrections.quantiles(torch.tensor([3.0])) == [3.0, 3.0, 3.0]
