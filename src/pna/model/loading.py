@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pna.errors import PnaError, WeightsError
-from pna.labels import LabelSpace
+from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.authors import from_authors
 from pna.model.cascade.model import rebuild_cascade
 from pna.model.cascade.plan import CoarseFunction
@@ -71,7 +71,10 @@ def load(
             f"{Path(error.filename or WEIGHTS_FILE).name} is missing"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise PnaError(f"the saved model {folder} is damaged: {error}") from error
+        file = WEIGHTS_FILE if isinstance(error, SafetensorError) else CONFIG_FILE
+        raise PnaError(
+            f"the saved model {folder} is damaged: {file} cannot be read ({error}); restore it"
+        ) from error
     try:
         config, labels, normalization = _parse(description, presets)
     except PnaError as error:
@@ -166,6 +169,8 @@ def _parse(
         raise PnaError(f"expected model or cascade, got {' and '.join(sorted(known)) or 'neither'}")
     if missing := {"labels", "normalization"} - description.keys():
         raise PnaError(f"expected {', '.join(sorted(missing))}, got none: restore the file")
+    if (ignored := description.get("ignore_index")) != IGNORE_INDEX:
+        raise PnaError(f"expected ignore_index {IGNORE_INDEX}, got {ignored}: restore the file")
     normalization = description["normalization"]
     if not _is_normalization(normalization):
         raise PnaError(
