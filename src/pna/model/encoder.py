@@ -117,6 +117,14 @@ def create_encoder(
     Raises:
         PnaError: The name is unknown, or the backbone does not support an option.
         WeightsError: The pretrained weights can't be had, or are damaged.
+
+    Example:
+        >>> import torch
+        >>> encoder = create_encoder("resnet18", weights=None).eval()
+        >>> encoder.strides, encoder.channels
+        ((4, 8, 16, 32), (64, 128, 256, 512))
+        >>> encoder(torch.rand(1, 3, 64, 96))[0].shape
+        torch.Size([1, 64, 16, 24])
     """
     _check_name(name)
     if output_stride not in (8, 16, 32):

@@ -364,6 +364,15 @@ def parse_recipe(
 
     Raises:
         PnaError: A key or preset is unknown or a value doesn't fit; every problem has a line.
+
+    Example:
+        >>> settings = {
+        ...     "model": {"preset": "lite", "pna": {"window": 5}},
+        ...     "data": {"name": "voc2012", "root": "VOCdevkit"},
+        ...     "schedule": {"steps": 100},
+        ... }
+        >>> parse_recipe(settings).model.pna.window
+        5
     """
     context = {"presets": presets}
     return parse_tree(Recipe, tree, label=label, overrides=overrides, context=context)

@@ -52,6 +52,21 @@ def train(
         FloatingPointError: The loss or a gradient isn't finite.
         OSError: The disk is full, or a file can't be written.
         TrainingError: Another process, or one that prepares images, has died.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pna.data.synthetic import write_folder
+        >>> from pna.labels import DAMAGE
+        >>> from pna.train import parse_recipe
+        >>> data = {"name": "folder", "root": str(write_folder(mkdtemp(), DAMAGE))}
+        >>> settings = {
+        ...     "model": {"preset": "lite-fcn", "encoder_weights": None},
+        ...     "data": data | {"labels": "damage", "crop": [32, 32], "num_workers": 0},
+        ...     "schedule": {"steps": 1},
+        ...     "run": {"batch_size": 2, "tensorboard": False},
+        ... }
+        >>> train(parse_recipe(settings), Path(mkdtemp()) / "run", console=Console(quiet=True))
+        'finished'
     """
     run, console = Path(run), console or Console()
     check_folder(run, resume=resume)
