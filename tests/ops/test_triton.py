@@ -52,6 +52,31 @@ SLOW_SHAPES = [
     (3, 4, 7, 50, 40, 200, 7),
     (1, 2, 24, 24, 128, 96, 11),
 ]
+# queries (H, W), keys (h, w), window, dilation
+GRIDS = [
+    ((6, 10), (3, 5), 3, 1),  # twice as fine; tiles lie alike
+    ((9, 4), (3, 2), 5, 1),  # three times as fine and smaller than the window; no tile like another
+    ((8, 4), (2, 4), 3, 1),  # equal along one axis
+    ((9, 3), (4, 2), 3, 1),  # no whole ratio
+    ((4, 3), (9, 6), 3, 1),  # coarser, one axis by a whole ratio
+    ((5, 9), (1, 1), 3, 1),
+    ((1, 1), (5, 4), 3, 1),
+    ((6, 9), (6, 9), 3, 2),
+    ((4, 6), (6, 9), 3, 2),  # keys of each phase, different numbers of them
+    ((7, 3), (4, 5), 3, 4),  # one key of each phase
+]
+LARGE_GRIDS = [
+    ((24, 40), (6, 10), 5, 1),
+    ((32, 64), (16, 8), 5, 1),
+    ((17, 33), (25, 9), 3, 1),
+    ((33, 17), (17, 9), 5, 1),
+    ((17, 20), (6, 7), 9, 1),
+    ((17, 24), (34, 60), 3, 1),
+    ((4, 5), (60, 61), 5, 1),
+    ((33, 35), (33, 35), 5, 3),
+    ((34, 35), (10, 14), 5, 2),
+    ((20, 40), (40, 20), 3, 3),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -103,16 +128,25 @@ def large_tiles(monkeypatch):
         monkeypatch.setattr(triton, "BLOCK_N", 1024)
 
 
-def _inputs(B, heads, H, W, d, dv, window, *, dtype=torch.float32, has_bias=True):
+def _inputs(
+    B, heads, H, W, d, dv, window, *, keys=None, dtype=torch.float32, has_bias=True
+):  # fmt: skip
     torch.manual_seed(0)
-    shapes = [(B, heads, H, W, d)] * 2 + [(B, heads, H, W, dv)]
+    h, w = keys or (H, W)
+    shapes = [(B, heads, H, W, d), (B, heads, h, w, d), (B, heads, h, w, dv)]
     shapes += [(heads, 2 * window - 1, 2 * window - 1)] * has_bias
     return [torch.randn(shape).to(DEVICE, dtype) for shape in shapes]
 
 
-def _values_and_grads(inputs, grad, window, backend, scale=None):
+def _grad(inputs):
+    """A gradient of the output."""
+    query, _, value = inputs[:3]
+    return torch.randn(*query.shape[:-1], value.shape[-1]).to(value)
+
+
+def _values_and_grads(inputs, grad, window, backend, **options):
     copies = [x.detach().clone().requires_grad_() for x in inputs]
-    output = neighborhood_attention(*copies, window=window, backend=backend, scale=scale)
+    output = neighborhood_attention(*copies, window=window, backend=backend, **options)
     output.backward(grad.to(output.dtype))
     return [output.detach(), *(x.grad for x in copies)]
 
@@ -123,11 +157,11 @@ def _errors(got, expected):
     return [float((a - b).norm() / (b.norm() if b.norm() > 1e-6 else 1)) for a, b in pairs]
 
 
-def _check(inputs, grad, window, *, dtype=torch.float32, scale=None):
+def _check(inputs, grad, window, *, dtype=torch.float32, **options):
     """Compare with the oracle in float64 on the very numbers that the kernels see."""
     exact = [x.double() for x in inputs]
-    expected = _values_and_grads(exact, grad.double(), window, "reference", scale)
-    got = _values_and_grads(inputs, grad, window, "triton", scale)
+    expected = _values_and_grads(exact, grad.double(), window, "reference", **options)
+    got = _values_and_grads(inputs, grad, window, "triton", **options)
     assert [x.dtype for x in got[1:]] == [x.dtype for x in inputs]
     errors = _errors(got, expected)
     assert errors[0] <= VALUE_TOLERANCE[dtype]
@@ -159,6 +193,57 @@ def test_golden(case):
 def test_equals_reference(shape):
     inputs = _inputs(*shape)
     _check(inputs, torch.randn_like(inputs[2]), shape[-1])
+
+
+@pytest.mark.parametrize(("queries", "keys", "window", "dilation"), GRIDS)
+def test_equals_reference_across_grids(queries, keys, window, dilation):
+    inputs = _inputs(1, 2, *queries, 8, 5, window, keys=keys)
+    _check(inputs, _grad(inputs), window, dilation=dilation)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large_tiles")
+@pytest.mark.parametrize(("queries", "keys", "window", "dilation"), LARGE_GRIDS)
+def test_equals_reference_across_large_grids(queries, keys, window, dilation):
+    inputs = _inputs(2, 1, *queries, 8, 5, window, keys=keys)
+    _check(inputs, _grad(inputs), window, dilation=dilation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("queries", "keys", "window", "dilation"), GRIDS)
+def test_half_precision_across_grids(queries, keys, window, dilation, dtype):
+    inputs = _inputs(2, 1, *queries, 24, 21, window, keys=keys, dtype=dtype)
+    _check(inputs, _grad(inputs), window, dtype=dtype, dilation=dilation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(40, 130), (256, 128)])
+def test_wide_heads_across_grids(shape):
+    inputs = _inputs(1, 1, 9, 6, *shape, 3, keys=(4, 3))
+    _check(inputs, _grad(inputs), 3)
+
+
+def test_half_precision_twice_as_fine():
+    inputs = _inputs(1, 1, 8, 10, 16, 16, 3, keys=(4, 5), dtype=torch.float16)
+    _check(inputs, _grad(inputs), 3, dtype=torch.float16)
+
+
+def test_whole_coarser_map_without_bias():
+    inputs = _inputs(1, 2, 6, 5, 8, 8, 5, keys=(3, 4), has_bias=False)
+    _check(inputs, _grad(inputs), None)
+
+
+@pytest.mark.slow
+def test_axes_whose_positions_need_64_bits(monkeypatch):
+    if INTERPRETED:  # for few programs
+        for name, size in (("TILE_H", 1), ("TILE_W", 256), ("BLOCK_N", 512)):
+            monkeypatch.setattr(triton, name, size)
+    inputs = _inputs(1, 1, 1, 33500, 4, 3, 3, keys=(1, 33000))
+    outputs = [
+        neighborhood_attention(*inputs, window=3, backend=x) for x in ("triton", "reference")
+    ]
+    assert _errors(outputs[:1], outputs[1:])[0] <= VALUE_TOLERANCE[torch.float32]
 
 
 @pytest.mark.slow
@@ -215,29 +300,39 @@ def test_strides_as_they_come():
 
 
 @pytest.mark.slow
-def test_twice_the_same_bits():
-    inputs = _inputs(2, 1, 9, 7, 16, 16, 5)
-    grad = torch.randn_like(inputs[2])
+@pytest.mark.parametrize("keys", [(9, 7), (5, 3)])
+def test_twice_the_same_bits(keys):
+    inputs = _inputs(2, 1, 9, 7, 16, 16, 5, keys=keys)
+    grad = _grad(inputs)
     first, second = (_values_and_grads(inputs, grad, 5, "triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_bias_is_summed_over_splits_of_tiles(monkeypatch):
-    monkeypatch.setattr(triton, "BIAS_PROGRAMS", 10)  # four tiles in two splits
-    inputs = _inputs(2, 1, 9, 9, 16, 16, 3)
-    _check(inputs, torch.randn_like(inputs[2]), 3)
+@pytest.mark.parametrize(
+    ("queries", "keys", "programs"),
+    [
+        ((9, 9), (9, 9), 10),  # four tiles in two splits
+        ((16, 16), (8, 2), 6),
+        ((9, 10), (4, 5), 3),  # no tile like another: launches of two
+    ],
+)
+def test_bias_is_summed_over_splits_of_tiles(queries, keys, programs, monkeypatch):
+    monkeypatch.setattr(triton, "BIAS_PROGRAMS", programs)
+    inputs = _inputs(2, 1, *queries, 16, 16, 3, keys=keys)
+    _check(inputs, _grad(inputs), 3)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of opcheck's own copies
-def test_opcheck():
-    inputs = [x.requires_grad_() for x in _inputs(1, 1, 3, 4, 4, 6, 3)]
-    torch.library.opcheck(triton.triton_attention, (*inputs, 3, 0.5))
-    torch.library.opcheck(triton.triton_attention, (*inputs[:3], None, 3, 0.5))
+@pytest.mark.parametrize("keys", [(3, 4), (2, 5)])
+def test_opcheck(keys):
+    inputs = [x.requires_grad_() for x in _inputs(1, 1, 3, 4, 4, 6, 3, keys=keys)]
+    torch.library.opcheck(triton.triton_attention, (*inputs, 3, 1, 0.5))
+    torch.library.opcheck(triton.triton_attention, (*inputs[:3], None, 3, 2, 0.5))
     plain = [x.detach() for x in inputs]
-    output, lse = triton.triton_attention(*plain, 3, 0.5)
+    output, lse = triton.triton_attention(*plain, 3, 1, 0.5)
     torch.library.opcheck(
         triton.triton_attention_backward,
-        (torch.randn_like(output), *plain, output, lse, 3, 0.5),
+        (torch.randn_like(output), *plain, output, lse, 3, 1, 0.5),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -245,11 +340,11 @@ def test_opcheck():
 def test_compiles_whole_with_dynamic_sizes():
     backend = "aot_eager" if INTERPRETED else "inductor"
     compiled = torch.compile(neighborhood_attention, fullgraph=True, dynamic=True, backend=backend)
-    for H, W in ((5, 9), (9, 4)):
-        inputs = [x.requires_grad_() for x in _inputs(1, 2, H, W, 4, 4, 3)]
-        grad = torch.randn_like(inputs[2])
+    for queries, keys in (((5, 9), None), ((9, 4), None), ((6, 8), (3, 4)), ((5, 6), (7, 2))):
+        inputs = [x.requires_grad_() for x in _inputs(1, 2, *queries, 4, 4, 3, keys=keys)]
+        grad = _grad(inputs)
         expected = _values_and_grads(inputs, grad, 3, "reference")
-        output = compiled(*inputs, window=3)
+        output = compiled(*inputs, window=3, backend="triton")
         output.backward(grad)
         assert max(_errors([output.detach(), *(x.grad for x in inputs)], expected)) < 1e-5
 
@@ -257,7 +352,7 @@ def test_compiles_whole_with_dynamic_sizes():
 def test_auto_leaves_it_out():
     """Until a CUDA row stands under the results, nobody gets it without naming it."""
     inputs = _inputs(1, 1, 3, 4, 4, 4, 3)
-    assert why_not("triton", inputs[0], window=3) is None
+    assert why_not("triton", inputs[0]) is None
     output = neighborhood_attention(*[x.requires_grad_() for x in inputs], window=3)
     assert "triton_attention" not in output.grad_fn.name()
 
@@ -267,12 +362,12 @@ def test_compiled_code_learns_the_right_strides():
     x = torch.randn(1, 3, 4, 2, 12, device=DEVICE).permute(0, 3, 1, 2, 4)
     query, key, value = x.chunk(3, -1)
     inputs = (query, key, value, torch.randn(2, 5, 5, device=DEVICE))
-    output, lse = triton.triton_attention(*inputs, 3, 0.5)
+    output, lse = triton.triton_attention(*inputs, 3, 1, 0.5)
     for operator, arguments in (
         (triton.triton_attention, inputs),
         (triton.triton_attention_backward, (output, *inputs, output, lse)),
     ):
-        torch.library.opcheck(operator, (*arguments, 3, 0.5), test_utils="test_faketensor")
+        torch.library.opcheck(operator, (*arguments, 3, 1, 0.5), test_utils="test_faketensor")
 
 
 @pytest.mark.filterwarnings("ignore:Input #")  # that it is no float64
@@ -289,32 +384,53 @@ def test_gradcheck_in_float32():
 
 
 @jit
-def late_start(position, n, WINDOW: tl.constexpr):
+def late_start(position, N, n, WINDOW: tl.constexpr, DILATION: tl.constexpr, BITS: tl.constexpr):
     return tl.maximum(tl.minimum(position - WINDOW // 2 + 1, n - WINDOW), 0)
 
 
 @jit
-def last_query_inside(key, n, WINDOW: tl.constexpr):
+def last_query_inside(
+    key, N, n, WINDOW: tl.constexpr, DILATION: tl.constexpr, BITS: tl.constexpr
+):  # fmt: skip
     """Forgets that windows shift at the edge."""
-    return tl.minimum(key + WINDOW // 2, n - 1)
+    return tl.minimum(key + WINDOW // 2, N - 1)
+
+
+@jit
+def nearest_key_above(position, N, n, BITS: tl.constexpr):
+    """Takes the lower edge of the next query for the center of this one."""
+    return tl.minimum((position + 1) * n // N, n - 1)
+
+
+@jit
+def nearest_entry(position, N, n, DILATION: tl.constexpr, BITS: tl.constexpr):
+    """Reads no second entry of the bias table."""
+    return (2 * position + 1) * n // (2 * N), 0 * position, (0 * position).to(tl.float32)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="a compiled kernel cannot be exchanged")
-@pytest.mark.parametrize("wrong", ["window_starts_late", "too_few_queries", "bias_transposed"])
-def test_a_wrong_kernel_fails(wrong, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "wrong", "keys"),
+    [
+        ("window_start", late_start, (9, 12)),
+        ("last_query", last_query_inside, (9, 12)),
+        ("bias", None, (9, 12)),
+        ("nearest_key", nearest_key_above, (6, 6)),
+        ("_table_place", nearest_entry, (6, 6)),
+    ],
+)
+def test_a_wrong_kernel_fails(name, wrong, keys, monkeypatch):
     from pna.ops import triton_kernels
 
-    inputs = _inputs(1, 1, 9, 12, 8, 8, 5)
-    grad = torch.randn_like(inputs[2])
+    inputs = _inputs(1, 1, 9, 12, 8, 8, 5, keys=keys)
+    grad = _grad(inputs)
     expected = _values_and_grads(inputs, grad, 5, "reference")
-    if wrong == "bias_transposed":
+    if name == "bias":
         inputs[3] = inputs[3].transpose(1, 2)
-    elif wrong == "window_starts_late":
-        monkeypatch.setattr(triton_kernels, "window_start", late_start)
     else:
-        monkeypatch.setattr(triton_kernels, "last_query", last_query_inside)
+        monkeypatch.setattr(triton_kernels, name, wrong)
     errors = _errors(_values_and_grads(inputs, grad, 5, "triton"), expected)
     assert max(errors) > 0.05
-    if wrong == "too_few_queries":  # the forward pass does not depend on it
+    if name == "last_query":  # the forward pass does not depend on it
         assert errors[0] < 1e-5
         assert min(errors[2], errors[3]) > 0.01

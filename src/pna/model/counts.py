@@ -104,13 +104,14 @@ def _attention_flops(
     value: Sequence[int],
     bias: Any,
     window: int,
+    dilation: int,
     *args: Any,
     **kwargs: Any,
 ) -> int:
-    # Two products per cell of the window: of query and key (d), of weight and value.
+    # Two products per query and key of its window: of query and key (d), of weight and value.
     B, heads, H, W, d = query
-    cells = window_size(H, window) * window_size(W, window)
-    return 2 * B * heads * H * W * cells * (d + value[-1])
+    keys = window_size(key[2], window, dilation) * window_size(key[3], window, dilation)
+    return 2 * B * heads * H * W * keys * (d + value[-1])
 
 
 def _deformable_flops(

@@ -1,24 +1,33 @@
 """Neighborhood attention in blocks of tiles: portable PyTorch, memory bounded by the block.
 
-The map is cut into tiles of 8x8 queries. A tile's windows touch at most (8 + window - 1)^2 keys, so
-a tile is one small dense attention with a mask; a block of tiles is one batched matrix product. No
-attention map is kept for the backward pass: each block computes its weights again.
+The queries are cut into tiles: 8x8 of them, fewer where the keys are finer. The windows of a tile
+touch little more than the keys of one of them, so a tile is one small dense attention with a mask;
+a block of tiles is one batched matrix product. Keys and values are gathered for one block at a
+time. No attention map is kept for the backward pass: each block computes its weights again.
 
-Tiles whose windows do not shift at a border are all alike: they share one mask and one slice of
-the bias table. The others look theirs up.
+Tiles whose windows do not shift at a border are all alike where their queries stand alike between
+the keys, as on equal grids and at small whole ratios: they share one mask and one slice of the bias
+table. The others look theirs up.
+
+Dilated windows of a tile lie between each other. A tile computes all keys from the first to the
+last and masks those of other phases, so its time and memory grow with the square of the dilation.
 
 Eager and compiled calls go through the custom operator `pna::blocked_attention`; an exported graph
 (`torch.export`, ONNX) gets the same mathematics inlined as a single block.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+import operator
+from collections.abc import Callable, Iterator
+from functools import reduce
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pna.ops.registration import register
-from pna.ops.windows import Tiles, cut_axis
+from pna.ops.windows import Positions, Tiles, cut_axis
 
 TILE = 8
 BLOCK_SCORES = 2**21
@@ -32,7 +41,7 @@ class Block(NamedTuple):
         tiles: (c,) row-major numbers of the tiles.
         query, key: (c, tq) and (c, tk) flat cell indices.
         valid: (c, tq, 1) False where a query repeats a cell of its tile.
-        offset: (c or 1, tq, tk) flat index into the bias table.
+        rows, cols: Where the bias table is read along either axis; c or 1 tiles.
         inside: (c or 1, tq, tk) whether the key is in the query's window.
     """
 
@@ -40,17 +49,29 @@ class Block(NamedTuple):
     query: Tensor
     key: Tensor
     valid: Tensor
-    offset: Tensor
+    rows: Positions
+    cols: Positions
     inside: Tensor
 
 
 class Plan(NamedTuple):
-    """A map cut into tiles along both axes."""
+    """A map of queries cut into tiles along both axes.
+
+    Attributes:
+        rows, cols: The tiles of either axis.
+        width, key_width: Columns of the maps of queries and keys.
+        side: Rows and columns of the bias table.
+        is_whole: Whether every key reads one whole entry of the table: the grids are equal.
+        is_periodic: Whether inner tiles are all alike.
+    """
 
     rows: Tiles
     cols: Tiles
     width: int
-    window: int
+    key_width: int
+    side: int
+    is_whole: bool
+    is_periodic: bool
 
     def block(self, tiles: Tensor, *, is_regular: bool) -> Block:
         """Lay out the given tiles; regular ones share the positions of the first."""
@@ -58,30 +79,44 @@ class Plan(NamedTuple):
         i = tiles // tile_cols
         j = tiles - i * tile_cols  # a remainder by a free size does not translate to ONNX
         query = self.rows.query[i][:, :, None] * self.width + self.cols.query[j][:, None]
-        key = self.rows.key[i][:, :, None] * self.width + self.cols.key[j][:, None]
+        key = self.rows.key[i][:, :, None] * self.key_width + self.cols.key[j][:, None]
         valid = self.rows.valid[i][:, :, None] & self.cols.valid[j][:, None]
         if is_regular:
             i, j = i[:1], j[:1]
-        rows, cols = self.rows.offset[i], self.cols.offset[j]
-        offset = rows[:, :, None, :, None] * (2 * self.window - 1) + cols[:, None, :, None]
-        rows, cols = self.rows.inside[i], self.cols.inside[j]
-        inside = rows[:, :, None, :, None] & cols[:, None, :, None]
         return Block(
             tiles,
             query.flatten(1),
             key.flatten(1),
             valid.flatten(1)[:, :, None],
-            offset.flatten(3).flatten(1, 2),
-            inside.flatten(3).flatten(1, 2),
+            Positions(*(x[i] for x in self.rows.entries)),
+            Positions(*(x[j] for x in self.cols.entries)),
+            _outer(operator.and_, self.rows.inside[i], self.cols.inside[j]),
         )
+
+    def entries(self, block: Block) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Entries of the bias table that the keys of a block read, one entry per key at a time.
+
+        Yields:
+            Flat index (c or 1, tq, tk), and its share of the bias (c or 1, tq, 1): the four entries
+            around a place in the table, or the only one, without a share.
+        """
+        rows, cols = block.rows, block.cols
+        if self.is_whole:
+            yield _outer(operator.add, rows.lower * self.side, cols.lower), None
+            return
+        row_entries = (rows.lower, 1 - rows.share), (rows.upper, rows.share)
+        col_entries = (cols.lower, 1 - cols.share), (cols.upper, cols.share)
+        for (row, row_share), (col, col_share) in product(row_entries, col_entries):
+            index = _outer(operator.add, row * self.side, col)
+            yield index, _outer(operator.mul, row_share, col_share)
 
     def blocks(self, maps: int) -> Iterator[Block]:
         """Cut all tiles into blocks; `maps` is batch x heads."""
-        # Scores of one tile: its queries times the keys that their windows can touch.
-        per_tile = self.rows.query.shape[1] * self.cols.query.shape[1]
-        per_tile *= self.rows.key.shape[1] * self.cols.key.shape[1]
+        # Scores of one tile: its queries times the keys that their windows can touch. A small tile
+        # counts as a full one: its gathered keys are more than its scores.
+        per_tile = TILE**2 * self.rows.key.shape[1] * self.cols.key.shape[1]
         block_size = max(1, BLOCK_SCORES // (maps * per_tile))
-        is_regular = (self.rows.regular[:, None] & self.cols.regular).flatten()
+        is_regular = (self.rows.inner[:, None] & self.cols.inner).flatten() & self.is_periodic
         # Regular tiles first: they are most of a large map, and share one mask and one table slice.
         for kind in (True, False):
             for tiles in torch.split((is_regular == kind).nonzero()[:, 0], block_size):
@@ -100,16 +135,46 @@ class Plan(NamedTuple):
         """
         row = torch.arange(shape[2], device=tiles.device)[:, None]
         col = torch.arange(shape[3], device=tiles.device)
-        tile = row // TILE * self.cols.query.shape[0] + col // TILE
-        cell = tile * TILE**2 + row % TILE * TILE + col % TILE
+        height, width = self.rows.query.shape[1], self.cols.query.shape[1]
+        tile = row // height * self.cols.query.shape[0] + col // width
+        cell = tile * (height * width) + row % height * width + col % width
         return tiles.flatten(2, 3)[:, :, cell.flatten()].reshape(shape)
 
 
-def make_plan(query: Tensor, window: int) -> Plan:
-    """Cut the map of `query` (B, heads, H, W, d) into tiles."""
-    H, W = query.shape[2:4]
-    rows = cut_axis(H, TILE, window, query.device)
-    return Plan(rows, cut_axis(W, TILE, window, query.device), W, window)
+def tile_size(queries: int, keys: int) -> int:
+    """Queries per tile along an axis."""
+    # Where keys are finer, 8 queries would touch many keys that belong to one window each.
+    size = max(1, min(TILE, TILE * queries // keys))
+    # Queries stand between the keys with this period; tiles of whole periods are alike.
+    period = queries // math.gcd(queries, keys)
+    return size // period * period or size
+
+
+def make_plan(query: Tensor, key: Tensor, window: int, dilation: int) -> Plan:
+    """Cut the map of `query` (B, heads, H, W, d), with keys (B, heads, h, w, d), into tiles."""
+    grids = list(zip(query.shape[2:4], key.shape[2:4], strict=True))
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        # Sizes may be symbols: each comparison of two would bind the graph to its outcome.
+        tiles, is_periodic = [TILE, TILE], False
+        is_whole = all(statically_known_true(queries == keys) for queries, keys in grids)
+    else:
+        tiles = [tile_size(*grid) for grid in grids]
+        is_periodic = all(t * n % N == 0 for t, (N, n) in zip(tiles, grids, strict=True))
+        is_whole = query.shape[2:4] == key.shape[2:4]
+    rows, cols = (
+        cut_axis(*grid, tile, window, dilation, _exact(query.new_empty(0)))
+        for grid, tile in zip(grids, tiles, strict=True)
+    )
+    (_, width), (_, key_width) = query.shape[2:4], key.shape[2:4]
+    return Plan(rows, cols, width, key_width, 2 * window - 1, is_whole, is_periodic)
+
+
+def _outer(combine: Callable[[Any, Any], Any], rows: Tensor, cols: Tensor) -> Tensor:
+    """Combine (c, h, y) of rows and (c, w, x) of columns into (c, h * w, y * x)."""
+    both: Tensor = combine(rows[:, :, None, :, None], cols[:, None, :, None])
+    return both.flatten(3).flatten(1, 2)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -121,7 +186,9 @@ def _gather(x: Tensor, cells: Tensor) -> Tensor:
     return _exact(x[:, :, cells])
 
 
-def _weights(query: Tensor, key: Tensor, bias: Tensor | None, block: Block, scale: float) -> Tensor:
+def _weights(
+    query: Tensor, key: Tensor, bias: Tensor | None, plan: Plan, block: Block, scale: float
+) -> Tensor:
     """Softmax over the window: (B, heads, c, tq, tk), zero outside of it."""
     scores = (query * scale) @ key.transpose(-1, -2)
     # -inf and not a large negative number: the softmax is then exactly 0 outside the window.
@@ -129,33 +196,54 @@ def _weights(query: Tensor, key: Tensor, bias: Tensor | None, block: Block, scal
     if bias is None:
         scores = torch.where(block.inside, scores, outside)
     else:
-        table = bias.to(scores.dtype).flatten(1)[:, block.offset]
-        scores += torch.where(block.inside, table, outside)
+        entries = bias.to(scores.dtype).flatten(1)
+        # An entry of share 0 is not read: it may be infinite.
+        parts = (
+            entries[:, index]
+            if share is None
+            else torch.where(share == 0, 0.0, entries[:, index] * share)
+            for index, share in plan.entries(block)
+        )
+        scores += torch.where(block.inside, reduce(operator.add, parts), outside)
     return scores.softmax(-1)
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    window: int,
+    dilation: int,
+    scale: float,
 ) -> Tensor:
     """The whole map as one block: traceable, differentiable, for exported graphs."""
-    plan = make_plan(query, window)
+    plan = make_plan(query, key, window, dilation)
     block = plan.everything()
-    shape = value.shape
+    shape = torch.Size((*query.shape[:-1], value.shape[-1]))
     query, key, value = (x.flatten(2, 3) for x in (query, key, value))
-    weights = _weights(_gather(query, block.query), _gather(key, block.key), bias, block, scale)
-    return plan.to_map((weights @ _gather(value, block.key)).to(value.dtype), shape)
+    q, k, v = _gather(query, block.query), _gather(key, block.key), _gather(value, block.key)
+    weights = _weights(q, k, bias, plan, block, scale)
+    return plan.to_map((weights @ v).to(value.dtype), shape)
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    window: int,
+    dilation: int,
+    scale: float,
 ) -> Tensor:
     """Forward pass, a block of tiles at a time."""
-    plan = make_plan(query, window)
-    shape = value.shape
+    plan = make_plan(query, key, window, dilation)
+    shape = torch.Size((*query.shape[:-1], value.shape[-1]))
     query, key, value = (x.flatten(2, 3) for x in (query, key, value))
     output = _tile_buffer(plan, query, value)
     for block in plan.blocks(query.shape[0] * query.shape[1]):
-        weights = _weights(_gather(query, block.query), _gather(key, block.key), bias, block, scale)
+        q, k = _gather(query, block.query), _gather(key, block.key)
+        weights = _weights(q, k, bias, plan, block, scale)
         output[:, :, block.tiles] = (weights @ _gather(value, block.key)).to(output.dtype)
     return plan.to_map(output, shape)
 
@@ -167,10 +255,11 @@ def _backward(
     value: Tensor,
     bias: Tensor | None,
     window: int,
+    dilation: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and bias (empty without one)."""
-    plan = make_plan(query, window)
+    plan = make_plan(query, key, window, dilation)
     shapes = [x.shape for x in (query, key, value)]
     grad, query, key, value = (x.flatten(2, 3) for x in (grad, query, key, value))
     grad_query = _tile_buffer(plan, query, query)
@@ -183,7 +272,7 @@ def _backward(
             for x, cells in ((query, block.query), (key, block.key), (value, block.key))
         )
         g = _gather(grad, block.query) * block.valid
-        weights = _weights(q, k, bias, block, scale)
+        weights = _weights(q, k, bias, plan, block, scale)
         # Gradient of the weights: d(out)/d(weights) is the value of each key.
         output_part = g @ v.transpose(-1, -2)
         _scatter(grad_value, block.key, weights.transpose(-1, -2) @ g)
@@ -192,7 +281,7 @@ def _backward(
         grad_query[:, :, block.tiles] = (grad_scores @ k * scale).to(query.dtype)
         _scatter(grad_key, block.key, grad_scores.transpose(-1, -2) @ q * scale)
         if bias is not None:
-            _collect_bias(grad_table, block.offset, grad_scores)
+            _collect_bias(grad_table, plan, block, grad_scores)
     return (
         plan.to_map(grad_query, shapes[0]),
         grad_key.to(key.dtype).reshape(shapes[1]),
@@ -214,26 +303,34 @@ def _scatter(total: Tensor, cells: Tensor, part: Tensor) -> None:
     total.scatter_add_(2, index, part.flatten(2, 3))
 
 
-def _collect_bias(table: Tensor, offset: Tensor, grad_scores: Tensor) -> None:
-    """Add (B, heads, c, tq, tk) to the flat table (heads, cells) at (c or 1, tq, tk)."""
+def _collect_bias(table: Tensor, plan: Plan, block: Block, grad_scores: Tensor) -> None:
+    """Add (B, heads, c, tq, tk) to the entries of the flat table (heads, cells) that were read."""
     total = grad_scores.sum(0)
-    # All tiles of a regular block have the same offsets: summing them first scatters once.
-    if offset.shape[0] == 1:
+    # All tiles of a regular block read the same entries: summing them first scatters once.
+    if block.inside.shape[0] == 1:
         total = total.sum(1, keepdim=True)
-    table.scatter_add_(1, offset.flatten().expand(len(table), -1), total.flatten(1))
+    for index, share in plan.entries(block):
+        part = total if share is None else total * share
+        table.scatter_add_(1, index.flatten().expand(len(table), -1), part.flatten(1))
 
 
 attention, attention_backward = register(
-    "blocked_attention", _forward, _backward, lambda x: x.new_empty(x.shape)
+    "blocked_attention", _forward, _backward, lambda x, shape: x.new_empty(shape)
 )
 
 
 def neighborhood_attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    window: int,
+    dilation: int,
+    scale: float,
 ) -> Tensor:
     """`pna.ops.neighborhood_attention` without its checks."""
     # A custom operator would tie the exported graph to pna; plain operators run anywhere.
     if torch.compiler.is_exporting():
-        return attend(query, key, value, bias, window, scale)
-    output: Tensor = attention(query, key, value, bias, window, scale)
+        return attend(query, key, value, bias, window, dilation, scale)
+    output: Tensor = attention(query, key, value, bias, window, dilation, scale)
     return output

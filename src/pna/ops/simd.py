@@ -10,7 +10,8 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-LANES = 8
+from pna.ops.numba_plan import LANES
+
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 
@@ -29,11 +30,12 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _FLOATS)
 
 
-def _pointer(context, builder, kind, array, index, row=0):
+def _pointer(context, builder, kind, array, index, row=None):
+    """Pointer to eight floats at an index; `row` is added to its last but one number."""
     array = context.make_array(kind)(context, builder, array)
     indices = cgutils.unpack_tuple(builder, index)
-    if row:
-        indices[-2] = builder.add(indices[-2], ir.Constant(indices[-2].type, row))
+    if row is not None:
+        indices[-2] = builder.add(indices[-2], row)
     pointer = cgutils.get_item_pointer(context, builder, kind, array, indices, wraparound=False)
     return builder.bitcast(pointer, _FLOATS.as_pointer())
 
@@ -80,31 +82,56 @@ def _transpose(builder, rows):
     return rows
 
 
-def _transposing(name, combine):
-    def operation(typing_context, target, target_index, source, source_index):
-        def generate(context, builder, signature, arguments):
-            write, read = signature.args[0], signature.args[2]
-            rows = [
-                builder.load(_pointer(context, builder, read, *arguments[2:], row), align=4)
-                for row in range(LANES)
-            ]
-            for row, vector in enumerate(_transpose(builder, rows)):
-                pointer = _pointer(context, builder, write, *arguments[:2], row)
-                builder.store(combine(builder, pointer, vector), pointer, align=4)
-            return context.get_dummy_value()
-
-        return types.void(target, target_index, source, source_index), generate
-
-    operation.__name__ = operation.__qualname__ = name
-    return intrinsic(operation)
+def _pointers(context, builder, signature, arguments):
+    """The eight rows of a panel's block, and the cells of its eight columns."""
+    panel, panel_index, cells, cells_index, columns = arguments
+    rows = [ir.Constant(ir.IntType(64), i) for i in range(LANES)]
+    block = [_pointer(context, builder, signature.args[0], panel, panel_index, i) for i in rows]
+    columns = context.make_array(signature.args[4])(context, builder, columns)
+    numbers = [builder.load(builder.gep(columns.data, [i])) for i in rows]
+    kind = signature.args[2]
+    return block, [_pointer(context, builder, kind, cells, cells_index, i) for i in numbers]
 
 
-# target[..., c + i, x + k] = or += source[..., x + k, c + i] for i and k from 0 to 7
-copy_transposed = _transposing("copy_transposed", lambda builder, pointer, vector: vector)
-add_transposed = _transposing(
-    "add_transposed",
-    lambda builder, pointer, vector: builder.fadd(builder.load(pointer, align=4), vector),
-)
+def _load(builder, pointers):
+    return [builder.load(pointer, align=4) for pointer in pointers]
+
+
+@intrinsic
+def copy_transposed(typing_context, panel, panel_index, cells, cells_index, columns):
+    """panel[..., c + i, x + k] = cells[..., columns[k], c + i] for i and k from 0 to 7.
+
+    Indices are (..., c, x) and (..., 0, c).
+    """
+
+    def generate(context, builder, signature, arguments):
+        block, cells = _pointers(context, builder, signature, arguments)
+        for pointer, vector in zip(block, _transpose(builder, _load(builder, cells)), strict=True):
+            builder.store(vector, pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(panel, panel_index, cells, cells_index, columns), generate
+
+
+@intrinsic
+def add_transposed(typing_context, panel, panel_index, cells, cells_index, columns, factors):
+    """cells[..., columns[k], c + i] += factors[i] * panel[..., c + i, x + k].
+
+    A column may occur repeatedly. The factor 0 adds nothing, not even of what is not finite.
+    """
+
+    def generate(context, builder, signature, arguments):
+        *arguments, factors = arguments
+        block, cells = _pointers(context, builder, signature, arguments)
+        nothing = ir.Constant(_FLOATS, [0.0] * LANES)
+        is_added = builder.fcmp_unordered("!=", factors, nothing)
+        for pointer, vector in zip(cells, _transpose(builder, _load(builder, block)), strict=True):
+            vector = builder.select(is_added, builder.fmul(factors, vector), nothing)
+            total = builder.fadd(builder.load(pointer, align=4), vector)
+            builder.store(total, pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(panel, panel_index, cells, cells_index, columns, factors), generate
 
 
 @intrinsic
@@ -117,6 +144,17 @@ def splat(typing_context, scalar):
         return builder.shuffle_vector(first, nothing, ir.Constant(_INTS, [0] * LANES))
 
     return _vector(types.float32), generate
+
+
+@intrinsic
+def replace(typing_context, vector, lane, scalar):
+    """The vector with another float32 in one lane."""
+
+    def generate(context, builder, signature, arguments):
+        vector, lane, scalar = arguments
+        return builder.insert_element(vector, scalar, lane)
+
+    return _vector(vector, types.int64, types.float32), generate
 
 
 @intrinsic

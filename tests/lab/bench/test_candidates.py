@@ -19,7 +19,7 @@ def _reference(query, key, value, bias, window, scale):
 
 
 def test_every_backend_has_a_function_or_a_reason():
-    found = backends(_case().query, 5)
+    found = backends(_case().query)
     assert [candidate.name for candidate in found] == list(BACKENDS)
     assert all((candidate.operator is None) == bool(candidate.why_not) for candidate in found)
     assert all(candidate.is_ours for candidate in found)
@@ -29,7 +29,7 @@ def test_every_backend_has_a_function_or_a_reason():
 def test_the_reference_is_fit(task):
     case = _case()
     (candidate,) = (
-        candidate for candidate in backends(case.query, 5) if candidate.name == "reference"
+        candidate for candidate in backends(case.query) if candidate.name == "reference"
     )
     assert why_unfit(candidate, case, task) is None
 

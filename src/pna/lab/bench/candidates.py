@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     is_ours: bool = False
 
 
-def backends(query: Tensor, window: int) -> list[Candidate]:
+def backends(query: Tensor) -> list[Candidate]:
     """List the backends of `pna.ops`, for queries (B, heads, H, W, d)."""
 
     def run(
@@ -57,7 +57,7 @@ def backends(query: Tensor, window: int) -> list[Candidate]:
 
     candidates = []
     for name in BACKENDS:
-        reason = why_not(name, query, window=window)
+        reason = why_not(name, query)
         operator = None if reason else partial(run, backend=cast(Backend, name))
         candidates.append(Candidate(name, operator, reason, is_ours=True))
     return candidates
@@ -90,8 +90,8 @@ def flex(query: Tensor, window: int, *, compiled: bool) -> list[Candidate]:
 
 def _flex(query: Tensor, window: int, *, is_compiled: bool) -> Operator:
     H, W = query.shape[2:4]
-    rows = window_start(torch.arange(H, device=query.device), H, window)
-    cols = window_start(torch.arange(W, device=query.device), W, window)
+    rows = window_start(torch.arange(H, device=query.device), H, H, window, 1)
+    cols = window_start(torch.arange(W, device=query.device), W, W, window, 1)
     height, width = window_size(H, window), window_size(W, window)
 
     def is_inside(b: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def _measure_stage(
         device=settings.device,
         dtype=settings.dtype,
     )
-    candidates = backends(case.query, case.window)
+    candidates = backends(case.query)
     candidates += flex(case.query, case.window, compiled=settings.compiled) + others
     # Checked before they are timed: a fast wrong result is no result.
     reasons = {candidate.name: why_unfit(candidate, case, task) for candidate in candidates}

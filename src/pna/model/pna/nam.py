@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from pna.model.pna.layers import CellLinear, merge_heads, split_heads
 from pna.ops import neighborhood_attention
-from pna.ops.windows import window_size, window_start
+from pna.ops.windows import Positions, read_table, table_positions, window_size, window_start
 
 
 class Similarity(NamedTuple):
     """Attention weights of one cell (paper, figure 1).
 
     Attributes:
-        row, col: The query's cell.
-        rows, cols: (first, end) of its window.
+        row, col: The query's cell, on the grid of queries.
+        rows, cols: (first, end) of its window, on the grid of keys.
         weights: (heads, window height, window width), each head sums to 1.
     """
 
@@ -156,25 +156,30 @@ def window_similarity(
 
     Args:
         query: (B, heads, H, W, d).
-        key: (B, heads, H, W, d).
+        key: (B, heads, h, w, d), on the same or on another grid.
         bias: (heads, 2 * window - 1, 2 * window - 1).
-        window: Cells per side, odd.
+        window: Keys per side, odd.
         row: Row of the query's cell.
         col: Its column.
     """
-    top, height = _span(row, query.shape[2], window)
-    left, width = _span(col, query.shape[3], window)
-    keys = key[0, :, top : top + height, left : left + width]  # (heads, h, w, d)
+    cell = torch.tensor((row, col), device=query.device)
+    (top, bottom), row_entries = _neighborhood(cell[0], query.shape[2], key.shape[2], window)
+    (left, right), col_entries = _neighborhood(cell[1], query.shape[3], key.shape[3], window)
+    keys = key[0, :, top:bottom, left:right]  # (heads, window height, window width, d)
     # The operator's softmax for one query, written out: it returns sums, not weights.
     scores = (keys * query[0, :, row, col, None, None]).sum(-1) * query.shape[-1] ** -0.5
-    # Row and column of the table for the window's first cell; offset 0 is at window - 1.
-    y, x = top - row + window - 1, left - col + window - 1
-    scores = scores + bias[:, y : y + height, x : x + width]
+    table = read_table(bias, row_entries)  # (heads, window height, 2 * window - 1)
+    scores = scores + read_table(table.mT, col_entries).mT
     # Over the whole window of each head, in float32 for models in half precision too.
     weights = scores.float().flatten(1).softmax(-1).view_as(scores)
-    return Similarity(row, col, (top, top + height), (left, left + width), weights)
+    return Similarity(row, col, (top, bottom), (left, right), weights)
 
 
-def _span(position: int, n: int, window: int) -> tuple[int, int]:
-    start = int(window_start(torch.tensor(position), n, window))
-    return start, window_size(n, window)
+def _neighborhood(
+    position: Tensor, queries: int, keys: int, window: int
+) -> tuple[tuple[int, int], Positions]:
+    """(first, end) of a query's window along one axis, and where its keys read the bias table."""
+    start = int(window_start(position, queries, keys, window, 1))
+    end = start + window_size(keys, window)
+    key = torch.arange(start, end, device=position.device)
+    return (start, end), table_positions(position, key, queries, keys, window, 1)
