@@ -9,7 +9,7 @@ how well it could have learned without them.
 """
 
 from collections.abc import Callable
-from operator import attrgetter
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +20,87 @@ from trained import record
 import pna
 from pna.evaluate import evaluate
 from pna.inference.devices import default_device
+from pna.model.pna.nam import LogitGathering
 from pna.model.pna.stage import Stage
-from pna.model.segmenter import BaseSegmenter
+from pna.model.resize import resize
 from pna.train import load_recipe
 from pna.train.build import create_split
 
-Substitute = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+Substitute = Callable[[nn.Module, Any, Any], Any]
+"""Takes a part, its inputs and its output; returns what to use instead of the output."""
 
 
 def nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Return zeros instead of the part's output."""
+    """Return zeros."""
     return torch.zeros_like(output)
 
 
 def first_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Return the part's input."""
+    """Return the first of the part's inputs."""
     return inputs[0]
 
 
-def second_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Return the second of the part's inputs."""
-    return inputs[1]
+def resized(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+    """Return the logits (B, h, w, K) that a stage carries, resized and not gathered."""
+    feature, logits, *_ = inputs
+    carried = resize(logits.permute(0, 3, 1, 2), feature.shape[1:3]).permute(0, 2, 3, 1)
+    if isinstance(module, LogitGathering):
+        _, neighborhood = output
+        return carried, neighborhood
+    return carried
 
 
-PARTS: dict[str, tuple[str, Substitute]] = {
-    "NAM adds nothing": ("fusion.neighborhood", nothing),
-    "features past SAM": ("fusion.self_aggregation", first_input),
-    "logits not gathered": ("carry", second_input),
-    "no corrections, gathered logits alone": ("classifier", nothing),
+def unmixed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Return a depth-wise convolution's output for maps (B, D, H, W) that are equal everywhere.
+
+    Each cell then stands for all of its neighbors, so that the size of the features stays.
+    """
+    assert isinstance(module, nn.Conv2d)
+    assert module.bias is not None
+    weight, bias = module.weight.sum((1, 2, 3)), module.bias
+    return inputs[0] * weight[:, None, None] + bias[:, None, None]
+
+
+def replace(substitute: Substitute) -> Callable[[Any], None]:
+    """Make the function that replaces a module's output."""
+
+    def knock(module: nn.Module) -> None:
+        module.register_forward_hook(substitute)
+
+    return knock
+
+
+def flatten(log_sharpness: nn.Parameter) -> None:
+    """Set the weight of the color distance to 0."""
+    nn.init.constant_(log_sharpness, -torch.inf)
+
+
+PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], None]]] = {
+    "NAM adds nothing": (("fusion.neighborhood",), replace(nothing)),
+    "prediction not embedded": (("embed_prediction",), replace(nothing)),
+    "features not handed on": (("receive",), replace(nothing)),
+    "features past SAM": (("fusion.self_aggregation",), replace(first_input)),
+    "cells not mixed": (("fusion.blocks.*.mix",), replace(unmixed)),
+    "logits not gathered": (("carry",), replace(resized)),
+    "learned similarity not used": (("carry.query", "carry.query_key"), replace(nothing)),
+    "colors not used": (("carry.log_sharpness",), flatten),
+    "no corrections, gathered logits alone": (("classifier",), replace(nothing)),
 }
-"""By name: the part of a stage, and the function whose result replaces its output."""
+"""By name: patterns of the part's path in a stage of any variant, and a function to disable it."""
 
 
-def knock_out(model: BaseSegmenter, name: str) -> bool:
+def knock_out(model: nn.Module, name: str) -> bool:
     """Knock a part out in all stages; False if the model has no such part."""
-    path, substitute = PARTS[name]
-    stages = [module for module in model.modules() if isinstance(module, Stage)]
-    parts = [part for part in map(attrgetter(path), stages) if part is not None]
+    patterns, disable = PARTS[name]
+    parts = [
+        part
+        for stage in model.modules()
+        if isinstance(stage, Stage)
+        for path, part in [*stage.named_modules(), *stage.named_parameters()]
+        if any(fnmatch(path, pattern) for pattern in patterns)
+    ]
     for part in parts:
-        part.register_forward_hook(substitute)
+        disable(part)
     return bool(parts)
 
 

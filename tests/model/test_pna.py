@@ -9,10 +9,10 @@ import torch
 
 import pna
 from pna import PNAConfig, PnaError
-from pna.model.pna.nam import LogitAggregation, NeighborhoodAggregation
+from pna.model.pna.nam import LogitAggregation, LogitGathering, NeighborhoodAggregation
 from pna.model.pna.sam import PaperSelfAggregation, SelfAggregation
 from pna.model.pna.stage import Stage
-from pna.model.resize import resize
+from pna.model.resize import average, resize
 from pna.ops import neighborhood_attention
 
 CHANNELS = (8, 12, 16, 20)
@@ -30,14 +30,22 @@ def _head(**options):
     return pna.PNAHead(CHANNELS, 5, PNAConfig(**options))
 
 
-@pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
-@pytest.mark.parametrize("residual", ["none", "add", "aggregate"])
+IMAGES = torch.rand(2, 3, 96, 112, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("variant", ["released", "paper", "prenorm", "mixer"])
+@pytest.mark.parametrize("residual", ["none", "add", "aggregate", "gather"])
 @pytest.mark.parametrize("self_aggregation", [True, False])
 def test_every_part_learns(variant, residual, self_aggregation):
-    head = _head(variant=variant, residual=residual, self_aggregation=self_aggregation)
+    head = _head(
+        variant=variant,
+        residual=residual,
+        self_aggregation=self_aggregation,
+        pass_features=self_aggregation,
+    )
     features = _features()
     coarse = torch.randn(2, 5, 3, 4, requires_grad=True)
-    predictions = head(features, coarse)
+    predictions = head(features, coarse, images=IMAGES)
     assert [p.shape for p in predictions] == [
         (2, 5, 3, 4),
         (2, 5, 6, 7),
@@ -70,8 +78,123 @@ def test_aggregate_starts_close_to_the_identity():
     share = torch.e**5 / (torch.e**5 + 24)
     near = share * logits + (1 - share) * logits.mean((1, 2))
     assert (out - near).abs().max() < 0.5
-    own = module.similarity(feature, 4, 4).weights[0, 2, 2].detach()
+    own = module.neighborhood(feature).similarity(4, 4).weights[0, 2, 2].detach()
     assert float(own) == pytest.approx(share, abs=0.05)
+
+
+def _gathering(window=5, *, learned=False):
+    """A gathering of 32 channels; unless it has learned, only colors and distance count."""
+    torch.manual_seed(0)
+    module = LogitGathering(32, window)
+    if not learned:
+        torch.nn.init.zeros_(module.query.weight)
+        torch.nn.init.zeros_(module.query.bias)
+    return module
+
+
+def _gather(module, feature, logits, images):
+    """Gathered logits, in and out as (B, K, H, W)."""
+    image = average(images, feature.shape[1:3]).permute(0, 2, 3, 1)
+    out, _ = module(feature, logits.permute(0, 2, 3, 1), image)
+    return out.permute(0, 3, 1, 2)
+
+
+def test_gathering_starts_as_a_joint_bilateral_filter():
+    """Equation of the filter, written out for one cell, on a grid of half the size."""
+    module = _gathering(3)
+    images, logits = torch.rand(1, 3, 16, 24), torch.randn(1, 7, 4, 6)
+    out = _gather(module, torch.randn(1, 8, 12, 32), logits, images)
+    assert out.shape == (1, 7, 8, 12)
+    fine = torch.nn.functional.avg_pool2d(images, 2)[0]
+    coarse = torch.nn.functional.avg_pool2d(images, 4)[0]
+    row, col = 3, 6  # stands at 1.25 and 2.75 of the coarse cells, nearest to 1 and 3
+    scores, values = [], []
+    for y in (0, 1, 2):
+        for x in (2, 3, 4):
+            color = (fine[:, row, col] - coarse[:, y, x]).square().sum()
+            scores.append(-34 * color - 3 * (abs(y - 1.25) + abs(x - 2.75)))
+            values.append(logits[0, :, y, x])
+    weights = torch.stack(scores).softmax(0)
+    torch.testing.assert_close(
+        out[0, :, row, col], weights @ torch.stack(values), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gathering_keeps_an_edge_of_the_image():
+    """A coarse cell on the edge holds both classes; its fine cells take their own side's."""
+    images = torch.zeros(1, 3, 32, 32)
+    images[..., 18:] = 1  # the edge lies inside the coarse cells of columns 16 to 23
+    logits = torch.zeros(1, 1, 4, 4)
+    logits[..., 2], logits[..., 3] = 0.5, 1.0
+    module = _gathering()
+    sharp = _gather(module, torch.zeros(1, 16, 16, 32), logits, images)[0, 0, 8]
+    smooth = resize(logits, (16, 16))[0, 0, 8]
+    truth = images[0, 0, 16, ::2]
+    assert (sharp - truth).abs().mean() < 0.7 * (smooth - truth).abs().mean()
+
+
+@pytest.mark.parametrize("size", [(16, 12), (4, 3), (5, 4), (8, 6)])
+def test_gathering_takes_logits_of_any_grid(size):
+    """Finer, coarser, of no whole ratio, equal: constant logits stay, gathered or not."""
+    module = _gathering(learned=True)
+    logits = torch.full((1, 2, *size), 3.0)
+    out = _gather(module, torch.randn(1, 8, 6, 32), logits, torch.rand(1, 3, 32, 24))
+    torch.testing.assert_close(out, torch.full((1, 2, 8, 6), 3.0))
+
+
+def test_gathering_needs_images():
+    with pytest.raises(PnaError, match="^expected images, which residual="):
+        _head(residual="gather")(_features(), torch.randn(2, 5, 3, 4))
+
+
+def test_features_are_passed_on():
+    """With it the last stage depends on the features of the first, even if logits do not."""
+    for pass_features in (False, True):
+        head = _head(residual="none", pass_features=pass_features)
+        features = _features()
+        torch.nn.init.zeros_(head.stages[2].classifier.weight)
+        head(features, torch.randn(2, 5, 3, 4))[-1].square().sum().backward()
+        reached = features[-1].grad is not None and float(features[-1].grad.abs().max()) > 0
+        assert reached == pass_features
+
+
+def test_affinity_loss_is_small_where_the_truth_follows_the_colors():
+    labels = torch.zeros(2, 96, 112, dtype=torch.int64)
+    labels[:, 20:70, 30:90] = 1
+    labels[:, :9] = 255
+    follows = labels.where(labels != 255, torch.tensor(0))[:, None].expand(-1, 3, -1, -1).float()
+    losses = []
+    for images in (follows, torch.zeros_like(follows), 1 - follows.flip(3)):
+        head = _head(residual="gather")
+        for stage in head.stages:
+            torch.nn.init.zeros_(stage.carry.query.weight)
+        head.train()
+        output = head.forward_training(_features(), torch.randn(2, 5, 3, 4), images=images)
+        losses.append(head.losses(output.aux, labels)["affinity"].item())
+    assert losses[0] < 0.8 * losses[1] < losses[2]
+
+
+def test_affinity_loss_of_one_cell_is_its_cross_entropy():
+    head = pna.PNAHead((8,), 2, PNAConfig(widths=(32,), residual="gather", carry_window=3)).train()
+    torch.nn.init.zeros_(head.stages[0].carry.query.weight)
+    with torch.no_grad():
+        head.stages[0].carry.bias_table.zero_()
+    labels = torch.tensor([[[0, 0, 1, 255]]])
+    output = head.forward_training(
+        [torch.randn(1, 8, 1, 4)], torch.randn(1, 2, 1, 2), images=torch.zeros(1, 3, 1, 4)
+    )
+    # Both coarse cells weigh the same: (1, 0) of the first, (0, 1) of the second's valid pixel.
+    expected = -np.log(0.99 * 0.5 + 0.01 / 2)
+    assert head.losses(output.aux, labels)["affinity"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_affinity_loss_without_a_valid_pixel_is_zero():
+    head = _head(residual="gather").train()
+    output = head.forward_training(_features(), torch.randn(2, 5, 3, 4), images=IMAGES)
+    loss = head.losses(output.aux, torch.full((2, 96, 112), 255))["affinity"]
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.isnan().any() for p in head.parameters())
 
 
 def test_queries_come_from_features_and_values_from_the_prediction():
@@ -88,10 +211,10 @@ def test_sam_is_only_on_the_shortcut():
     """Neighborhood weights do not change when SAM's weights do."""
     stage = Stage(8, 5, PNAConfig(widths=(32,), window=3))
     feature = torch.randn(1, 8, 6, 6)
-    before = stage.fusion.neighborhood.similarity(stage.embed(feature), 2, 2).weights
+    before = stage.fusion.neighborhood.neighborhood(stage.embed(feature)).similarity(2, 2).weights
     for parameter in stage.fusion.self_aggregation.parameters():
         torch.nn.init.normal_(parameter)
-    after = stage.fusion.neighborhood.similarity(stage.embed(feature), 2, 2).weights
+    after = stage.fusion.neighborhood.neighborhood(stage.embed(feature)).similarity(2, 2).weights
     torch.testing.assert_close(before, after)
 
 
@@ -145,7 +268,7 @@ def test_the_papers_stage_is_its_equations():
     f_s = hat + sam.feed_forward(norm.reshape(1, 6, 5, 32)).flatten(1, 2)
     fuse = (f_n + f_s).reshape(1, 6, 5, 32)
     expected = stage.classifier(fusion.feed_forward(fuse) + fuse).permute(0, 3, 1, 2)
-    torch.testing.assert_close(stage(feature, previous), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stage(feature, previous).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_alpha_starts_at_the_root_of_a_64x64_map():
@@ -165,6 +288,48 @@ def test_equal_strides_and_a_finer_coarse_map():
     sizes = ((16, 16), (8, 8), (8, 8), (8, 8))  # a backbone dilated to stride 8
     predictions = _head()(_features(sizes), torch.randn(2, 5, 32, 32))
     assert [p.shape[-1] for p in predictions] == [8, 8, 8, 16]
+
+
+def test_a_stage_on_the_image():
+    head = _head(residual="gather", variant="mixer", image_width=16, pass_features=True)
+    assert head.num_stages == 5
+    features, coarse = _features(), torch.randn(2, 5, 3, 4)
+    predictions = head(features, coarse, images=IMAGES)
+    assert predictions[-1].shape == (2, 5, 48, 56)
+    # A pattern of pixels that no average shows: the last stage alone sees it.
+    pattern = torch.ones(96, 112)
+    pattern[::2, 1::2] = pattern[1::2, ::2] = -1
+    others = head(features, coarse, images=IMAGES + 0.1 * pattern)
+    for before, after in zip(predictions[:-1], others[:-1], strict=True):
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+    assert (predictions[-1] - others[-1]).abs().max() > 1e-4
+    predictions[-1].square().sum().backward()
+    assert head.stem.conv.weight.grad.abs().max() > 0
+    with pytest.raises(PnaError, match="^expected images, which"):
+        _head(residual="add", image_width=16)(features, coarse)
+
+
+def test_a_stage_on_an_image_of_other_channels():
+    config = PNAConfig(widths=(32,), residual="gather", image_width=8)
+    head = pna.PNAHead((8,), 3, config, image_channels=5)
+    stages = head(
+        [torch.randn(1, 8, 6, 7)], torch.randn(1, 3, 3, 3), images=torch.rand(1, 5, 24, 28)
+    )
+    assert stages[-1].shape == (1, 3, 12, 14)
+
+
+@pytest.mark.parametrize("residual", ["add", "gather"])
+def test_detail_of_p0_is_kept(residual):
+    """A P0 of stride 4 goes through strides 32 and 16, and comes back whole."""
+    coarse = torch.randn(2, 5, 24, 28)
+    differences = []
+    for keep_detail in (True, False):
+        head = _head(residual=residual, keep_detail=keep_detail)
+        for stage in head.stages:
+            torch.nn.init.zeros_(stage.classifier.weight)
+        last = head(_features(), coarse, images=IMAGES)[-1]
+        differences.append((last - coarse).abs().mean().item())
+    assert differences[0] < 0.6 * differences[1]
 
 
 def test_stop_at():
@@ -187,38 +352,41 @@ def test_default_widths_are_the_released_ones():
     assert [stage.classifier.in_features for stage in head.stages] == [768, 384, 192, 96]
 
 
-@pytest.mark.parametrize("residual", ["none", "aggregate"])
-@pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
+@pytest.mark.parametrize("residual", ["none", "aggregate", "gather"])
+@pytest.mark.parametrize("variant", ["released", "paper", "prenorm", "mixer"])
 def test_similarity_is_what_the_operator_gathers_with(residual, variant):
     """Values that are a one-hot map of cells come out as the weights themselves."""
     head = _head(residual=residual, variant=variant)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    features = _features(batch=1)
-    points = [(0, 27), (7, 3), (5, 6), (1, 1)]
-    for found, stage, feature, point in zip(
-        head.similarity(features, points),
-        head.stages,
-        reversed(features),
-        reversed(points),
-        strict=True,
-    ):
-        assert (found.row, found.col) == point
-        f = stage.embed(feature)
-        H, W = f.shape[1:3]
-        one_hot = torch.eye(H * W).reshape(1, 1, H, W, H * W)
-        module = stage.carry or stage.fusion.neighborhood
-        if hasattr(module, "_query_key_bias"):
-            query, key, bias = module._query_key_bias(f)
-        else:
-            (query, key), bias = module._query_key(f), module.bias_table
-        heads = query.shape[1]
-        gathered = neighborhood_attention(
-            query, key, one_hot.expand(1, heads, -1, -1, -1), bias, window=module.window
-        )[0, :, *point].reshape(heads, H, W)
-        (top, bottom), (left, right) = found.rows, found.cols
-        torch.testing.assert_close(gathered[:, top:bottom, left:right], found.weights)
-        torch.testing.assert_close(found.weights.sum((1, 2)), torch.ones(heads))
+    features, coarse = _features(), torch.randn(2, 5, 3, 4)
+    used, gathered = [], pna.model.pna.nam.neighborhood_attention
+    place = (0.55, 0.3)
+
+    def record(query, key, value, bias, **options):
+        h, w = key.shape[2:4]
+        one_hot = torch.eye(h * w).reshape(1, 1, h, w, h * w)
+        one_hot = one_hot.expand(*query.shape[:2], -1, -1, -1)
+        used.append((value.shape[-1], gathered(query, key, one_hot, bias, **options)))
+        return gathered(query, key, value, bias, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pna.model.pna.nam.neighborhood_attention", record)
+        head(features, coarse, images=IMAGES)
+    if residual != "none":  # of logits, which have as many channels as there are classes
+        used = [(channels, weights) for channels, weights in used if channels == 5]
+    found = head.similarity(features, coarse, place, images=IMAGES)
+    if (variant, residual) == ("mixer", "none"):
+        assert found == [None] * 4
+        return
+    assert len(used) == len(found) == 4
+    for one, (_, weights) in zip(found, used, strict=True):
+        H, W = weights.shape[2:4]
+        (top, bottom), (left, right) = one.rows, one.cols
+        expected = weights[0, :, int(place[0] * H), int(place[1] * W)].unflatten(-1, one.size)
+        torch.testing.assert_close(expected[:, top:bottom, left:right], one.weights)
+        torch.testing.assert_close(one.weights.sum((1, 2)), torch.ones(len(one.weights)))
+        assert (one.row, one.col) == (int(place[0] * one.size[0]), int(place[1] * one.size[1]))
 
 
 def test_options_become_plain_values():
@@ -238,8 +406,12 @@ def test_options_become_plain_values():
         ({"widths": (32, 48, 64, 96)}, r"^expected widths in multiples of 32, got \(32, 48"),
         ({"window": 4}, "^expected odd windows >= 1, got 4"),
         ({"window": (3, 5)}, r"^expected 4 window, one for each level, got \(3, 5\)"),
-        ({"variant": "new"}, "^expected variant to be one of released, paper, prenorm, got 'new'"),
-        ({"residual": "yes"}, "^expected residual to be one of none, add, aggregate, got 'yes'"),
+        ({"variant": "new"}, "^expected variant to be one of released, .*, mixer, got 'new'"),
+        ({"residual": "yes"}, "^expected residual to be one of none, .*, gather, got 'yes'"),
+        ({"carry_window": 4}, "^expected an odd carry_window >= 1, got 4"),
+        ({"depth": 0}, "^expected a depth >= 1, got 0"),
+        ({"image_width": 0}, "^expected an image_width >= 1, got 0"),
+        ({"self_aggregation": "no"}, "^expected self_aggregation as True or False, got 'no'"),
         ({"keep_detail": True, "residual": "none"}, "^keep_detail needs carried logits"),
         ({"mlp_ratio": 0}, "^expected an mlp_ratio above 0"),
         ({"mlp_ratio": float("nan")}, "^expected mlp_ratio as a finite number, got nan"),
@@ -300,12 +472,20 @@ def test_bfloat16_training():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_head_compiles_whole():
-    head = _head(residual="aggregate").eval()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual": "aggregate"},
+        {"residual": "gather", "variant": "mixer", "pass_features": True, "image_width": 8},
+    ],
+)
+def test_the_head_compiles_whole(options):
+    head = _head(**options).eval()
     compiled = torch.compile(head, fullgraph=True)
     features, coarse = _features(), torch.randn(2, 5, 3, 4)
     with torch.no_grad():
-        for a, b in zip(compiled(features, coarse), head(features, coarse), strict=True):
+        expected = head(features, coarse, images=IMAGES)
+        for a, b in zip(compiled(features, coarse, images=IMAGES), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -59,7 +59,7 @@ def similarity_figure(
     for number, one in enumerate(maps):
         weights = one.weights.detach().float().mean(dim=0).cpu().numpy()  # (rows, cols)
         own = 100 * float(weights[one.row - one.rows[0], one.col - one.cols[0]])
-        title = f"stage {one.stage}, stride {one.stride}, itself {own:.0f} %"
+        title = f"stage {one.stage}, stride {one.stride:g}, itself {own:.0f} %"
         color = _STAGE_COLORS[number % len(_STAGE_COLORS)]
         heat = ImageOps.expand(_heat_panel(image, one, weights), border=4, fill=color)
         panels.append((title, heat))
@@ -69,7 +69,8 @@ def similarity_figure(
 def _window(one: StageSimilarity) -> tuple[int, int, int, int]:
     """Return the window in pixels: left, top, right, bottom (exclusive)."""
     (top, bottom), (left, right) = one.rows, one.cols
-    return left * one.stride, top * one.stride, right * one.stride, bottom * one.stride
+    left, top, right, bottom = (round(edge * one.stride) for edge in (left, top, right, bottom))
+    return left, top, right, bottom
 
 
 def _image_panel(

@@ -1,8 +1,10 @@
 """The contract of a refiner: features and a coarse prediction in, finer predictions out."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pna.errors import PnaError
@@ -64,14 +66,30 @@ class Refiner(nn.Module):
         return {}
 
 
+class StageOutput(NamedTuple):
+    """Output of one stage of a `StagedRefiner`.
+
+    Attributes:
+        logits: (B, K, H, W).
+        features: What the stage hands on to the next finer one, (B, D, H, W); None for nothing.
+        aux: Tensors that the refiner's own losses need, by name; empty unless training.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+    aux: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class StagedRefiner(Refiner):
     """A refiner of one stage per level of features, run coarse to fine.
 
     Args:
         in_channels: Channels of each level of features, fine to coarse.
         num_classes: Channels K of the logits.
-        stages: In the order in which they run, coarse to fine; each maps the features (B, C, H, W)
-            of its level and the previous logits (B, K, h, w) to (B, K, H, W).
+        stages: In the order in which they run, coarse to fine. Each takes the features
+            (B, C, H, W) of its level, the previous logits (B, K, h, w), logits (B, K, H, W) to add
+            to them at its own size (or None), what the previous stage handed on (or None) and the
+            images at its own size (or None), and returns a `StageOutput`.
     """
 
     def __init__(
@@ -96,27 +114,56 @@ class StagedRefiner(Refiner):
         Args:
             features: (B, C, H, W) per level, fine to coarse.
             coarse: (B, K, h, w) logits P0 of any size.
-            images: Not used.
+            images: (B, 3, H, W), RGB in [0, 1], of the extent that the features have; for stages
+                that use them.
             stop_at: Number of stages to run; None runs all.
 
         Returns:
             [P1, ..., Pn], coarse to fine, each (B, K, H, W) at the size of its level.
 
         Raises:
-            PnaError: The features, the classes or `stop_at` do not fit the head.
+            PnaError: The features, the classes or `stop_at` do not fit the head, or its stages need
+                images and there are none.
         """
+        return self._run(features, coarse, images, stop_at).stages
+
+    def forward_training(
+        self, features: Sequence[Tensor], coarse: Tensor, *, images: Tensor | None = None
+    ) -> RefinerOutput:
+        """Refine in training; `aux` holds that of each stage as "NUMBER.NAME", from 1."""
+        return self._run(features, coarse, images, None)
+
+    def _run(
+        self,
+        features: Sequence[Tensor],
+        coarse: Tensor,
+        images: Tensor | None,
+        stop_at: int | None,
+    ) -> RefinerOutput:
         self._check(features, coarse, stop_at)
         # Features run fine to coarse, stages coarse to fine.
-        previous = coarse
+        previous, handed_on = coarse, None
         predictions: list[Tensor] = []
-        for stage, feature in zip(self.stages[:stop_at], reversed(features), strict=False):
-            previous = stage(feature, self._start(previous, coarse, feature.shape[-2:]))
+        aux: dict[str, Tensor] = {}
+        levels = zip(self.stages[:stop_at], self._levels(features, images), strict=False)
+        for number, (stage, (feature, image)) in enumerate(levels, start=1):
+            start = self._start(previous, coarse, feature.shape[-2:])
+            previous, handed_on, extra = stage(feature, *start, handed_on, image)
             predictions.append(previous)
-        return self._finish(predictions, coarse)
+            aux |= {f"{number}.{name}": x for name, x in extra.items()}
+        return RefinerOutput(self._finish(predictions, coarse), aux)
 
-    def _start(self, previous: Tensor, coarse: Tensor, size: Sequence[int]) -> Tensor:
-        """Return the logits that a stage of that size refines: (B, K, h, w) of any size."""
-        return previous
+    def _levels(
+        self, features: Sequence[Tensor], images: Tensor | None
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Return features and image of each stage at its size, in the order in which they run."""
+        return [(feature, None) for feature in reversed(features)]
+
+    def _start(
+        self, previous: Tensor, coarse: Tensor, size: torch.Size
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (B, K, h, w) that a stage of that size refines, and what it adds."""
+        return previous, None
 
     def _finish(self, predictions: list[Tensor], coarse: Tensor) -> list[Tensor]:
         """Return the predictions [P1, ..., Pn] that leave the refiner."""

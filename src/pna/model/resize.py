@@ -41,3 +41,27 @@ def resize(x: Tensor, size: Sequence[int], mode: ResizeMode = "bilinear") -> Ten
         return x
     align_corners = False if mode == "bilinear" else None  # PyTorch takes it with bilinear only
     return F.interpolate(x, size=(height, width), mode=mode, align_corners=align_corners)
+
+
+def average(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Average a map over the cells of a coarser grid.
+
+    Args:
+        x: (B, C, H, W), floating point.
+        size: (h, w) of the grid, at most (H, W).
+
+    Returns:
+        (B, C, h, w) in the type of `x`; `x` itself where it has that size.
+
+    Example:
+        >>> import torch
+        >>> average(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), (1, 1)).item()
+        4.0
+    """
+    (H, W), (h, w) = x.shape[-2:], size
+    if (h, w) == (H, W):
+        return x
+    # Cells of whole pixels are the common case, and the one that exports.
+    if H % h == 0 and W % w == 0:
+        return F.avg_pool2d(x, (H // h, W // w))
+    return F.adaptive_avg_pool2d(x, (h, w))

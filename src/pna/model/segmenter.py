@@ -48,14 +48,15 @@ class StageSimilarity(NamedTuple):
 
     Attributes:
         stage: 1 is the coarsest.
-        stride: Pixels per cell.
+        stride: Pixels per cell of the map that is gathered from; no whole number where it does not
+            divide the padded image.
         row, col: The cell under the pixel.
         rows, cols: (first, end) of its window, in cells; may reach into the padding.
         weights: (heads, window height, window width), each head sums to 1.
     """
 
     stage: int
-    stride: int
+    stride: float
     row: int
     col: int
     rows: tuple[int, int]
@@ -225,8 +226,8 @@ class BaseSegmenter(nn.Module, ABC):
     def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
         """Return the attention weights of one pixel at each stage (paper, figure 1).
 
-        With `residual="aggregate"` these are the weights that the logits themselves are gathered
-        with; otherwise those of the embedded prediction.
+        Where logits are gathered these are the weights that gather them, from the grid of the
+        stage before; otherwise those of the embedded prediction.
 
         Args:
             images: (1, 3, H, W), RGB in [0, 1].
@@ -241,14 +242,16 @@ class BaseSegmenter(nn.Module, ABC):
         (x, y), (H, W) = point, images.shape[-2:]
         if not (0 <= x < W and 0 <= y < H):
             raise PnaError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
-        features = self.encode(self._normalize(self._pad(images))).features
-        # Padding is at the right and bottom only, so a pixel keeps its cell.
-        cells = [(y // stride, x // stride) for stride in self.strides]
-        similarities = self.refiner.similarity(features, cells)
-        coarse_to_fine = zip(reversed(self.strides), similarities, strict=True)
+        padded = self._pad(images)
+        features, coarse, _ = self.encode(self._normalize(padded))
+        # Padding is at the right and bottom only, so a pixel keeps its place from the top left.
+        height, width = padded.shape[-2:]
+        place = ((y + 0.5) / height, (x + 0.5) / width)
+        similarities = self.refiner.similarity(features, coarse, place, images=padded)
         return [
-            StageSimilarity(m, stride, *similarity)
-            for m, (stride, similarity) in enumerate(coarse_to_fine, 1)
+            StageSimilarity(m, height / found.size[0], *found[:5])
+            for m, found in enumerate(similarities, 1)
+            if found is not None
         ]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:

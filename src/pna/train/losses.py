@@ -36,7 +36,8 @@ class LossConfig:
         coarse: Weight of P0, 0 or more.
         stage: Weight of each of P1, P2, ..., 0 or more.
         aux: Weight of the auxiliary head, 0 or more.
-        refiner: Weight of a refiner's own losses (baselines such as PointRend), 0 or more.
+        affinity: Weight of the affinity loss of PNA's stages that gather logits, 0 or more.
+        refiner: Weight of another refiner's own losses (baselines such as PointRend), 0 or more.
         coarse_kind: Loss of P0: "cross_entropy" is the mean over all valid pixels, "hard_pixels"
             the mean over those of the largest loss.
         stage_kind: The same for P1, P2, ...
@@ -56,6 +57,7 @@ class LossConfig:
     coarse: float = 1.0
     stage: float = 0.1
     aux: float = 0.4
+    affinity: float = 0.5
     refiner: float = 1.0
     coarse_kind: LossKind = "cross_entropy"
     stage_kind: LossKind = "cross_entropy"
@@ -63,7 +65,7 @@ class LossConfig:
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("coarse", "stage", "aux", "refiner"):
+        for name in ("coarse", "stage", "aux", "affinity", "refiner"):
             if not getattr(self, name) >= 0:
                 raise PnaError(f"expected a weight {name} of 0 or more, got {getattr(self, name)}")
         for name in ("coarse_kind", "stage_kind"):
@@ -161,7 +163,8 @@ def segmentation_loss(
             total = total + weight * part
             parts[name] = part.detach()
         for name, mean in _refiner_losses(output, labels, model).items():
-            total = total + config.refiner * (share * mean)
+            weight = config.affinity if name == "affinity" else config.refiner
+            total = total + weight * (share * mean)
             parts[name] = (share * mean).detach()
     return LossOutput(total, parts)
 

@@ -46,6 +46,9 @@ def _on_meta(preset, num_classes=21, pna_config=None):
         ("fcn-decoder", "fcn-pna-nam", {"self_aggregation": False}),
         ("lite-decoder", "lite", {}),
         ("lite-decoder", "lite", {"self_aggregation": False}),
+        ("lite-decoder", "lite", {"variant": "mixer", "residual": "gather"}),
+        ("lite-decoder-features", "lite", {"pass_features": True}),
+        ("lite-decoder-features", "lite", {"variant": "mixer", "residual": "gather"}),
         ("lite-decoder", "lite", {"residual": "none", "window": 11, "widths": (32, 32, 64, 64)}),
     ],
 )
@@ -87,10 +90,11 @@ def test_it_carries_and_resizes_as_the_head_does(residual, upsample):
     assert {(s.residual, s.upsample) for s in decoder.stages} == {(wanted, upsample)}
 
 
+@pytest.mark.parametrize("pass_features", [False, True])
 @pytest.mark.parametrize("residual", ["none", "add"])
 @pytest.mark.parametrize("num_classes", [1, 2, 21])
-def test_every_part_learns(residual, num_classes):
-    decoder = _decoder(num_classes, residual=residual)
+def test_every_part_learns(residual, num_classes, pass_features):
+    decoder = _decoder(num_classes, residual=residual, pass_features=pass_features)
     features, coarse = _features(), torch.randn(2, num_classes, 3, 4, requires_grad=True)
     predictions = decoder(features, coarse)
     assert [p.shape for p in predictions] == [(2, num_classes, *s) for s in reversed(SIZES)]
@@ -118,7 +122,23 @@ def test_a_stage_by_hand():
     x = stage.embed_feature(feature) + stage.embed_prediction(resized)
     for conv, norm, _ in stage.convs:
         x = norm(torch.nn.functional.conv2d(x, conv.weight, padding=1)).relu()
-    torch.testing.assert_close(stage(feature, previous), stage.classifier(x) + resized)
+    torch.testing.assert_close(stage(feature, previous).logits, stage.classifier(x) + resized)
+
+
+def test_features_are_passed_on():
+    stages = _decoder(pass_features=True).stages
+    assert stages[0].receive is None
+    assert [(s.receive.in_channels, s.receive.out_channels) for s in stages[1:]] == [
+        (7, 6),
+        (6, 5),
+        (5, 4),
+    ]
+    stage = stages[1].eval()
+    feature, previous = torch.randn(1, 16, 6, 8), torch.randn(1, 5, 3, 4)
+    handed_on = torch.randn(1, 7, 3, 4)
+    x = stage.embed_feature(feature) + stage.embed_prediction(resize(previous, (6, 8)))
+    x = stage.convs(x + resize(stage.receive(handed_on), (6, 8)))
+    torch.testing.assert_close(stage(feature, previous, None, handed_on).features, x)
 
 
 def test_bad_input():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pna.lab.baselines.crf import build_fcn_crf
-from pna.lab.baselines.decoder import build_fcn_decoder
+from pna.lab.baselines.decoder import build_fcn_decoder, build_fcn_decoder_features
 from pna.lab.baselines.deeplabv3plus import build_deeplabv3plus
 from pna.lab.baselines.eblnet import build_eblnet
 from pna.lab.baselines.fapn import build_fapn
@@ -34,6 +34,9 @@ PRESETS: Mapping[str, Preset] = {
     # A decoder has as many parameters as the PNA head of the same options.
     "fcn-decoder": Preset(build_fcn_decoder, pna=PNAConfig.released()),
     "lite-decoder": Preset(build_fcn_decoder, LITE_ENCODER, LITE_OPTIONS, LITE_PNA),
+    "lite-decoder-features": Preset(
+        build_fcn_decoder_features, LITE_ENCODER, LITE_OPTIONS, LITE_PNA
+    ),
     "fcn-segfix": Preset(build_fcn_segfix),
 }
 """The library's presets and the baselines; pass it as `presets=` to `pna.create_model`, `pna.load`

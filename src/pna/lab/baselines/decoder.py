@@ -20,7 +20,7 @@ from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
 from pna.model.pna.head import PNAHead
 from pna.model.presets import assemble, build_encoder, coarse_width, refuse_options
-from pna.model.refiner import StagedRefiner
+from pna.model.refiner import StagedRefiner, StageOutput
 from pna.model.resize import ResizeMode, resize
 from pna.model.segmenter import Segmenter
 
@@ -36,6 +36,7 @@ class DecoderStage(nn.Module):
         width: Channels of the convolutions.
         upsample: How the previous prediction is resized before it is embedded.
         residual: Whether the previous logits are resized and added ("add"), or not ("none").
+        handed_on: Channels of what the previous stage hands on; None takes nothing.
     """
 
     def __init__(
@@ -46,32 +47,52 @@ class DecoderStage(nn.Module):
         width: int,
         upsample: ResizeMode = "bilinear",
         residual: DecoderResidual = "none",
+        handed_on: int | None = None,
     ) -> None:
         super().__init__()
         self.upsample = upsample
         self.residual = residual
         self.embed_feature = nn.Conv2d(in_channels, width, 1, bias=False)
         self.embed_prediction = nn.Conv2d(num_classes, width, 1, bias=False)
+        self.receive = None if handed_on is None else nn.Conv2d(handed_on, width, 1, bias=False)
         self.convs = nn.Sequential(ConvBNReLU(width, width), ConvBNReLU(width, width))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         # With "add" a stage starts as the identity and learns corrections, as PNA's stages do.
         nn.init.normal_(self.classifier.weight, std=0.01 if residual == "none" else 0.001)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]  # declared as optional
 
-    def forward(self, feature: Tensor, previous: Tensor) -> Tensor:
+    def forward(
+        self,
+        feature: Tensor,
+        previous: Tensor,
+        detail: Tensor | None = None,
+        handed_on: Tensor | None = None,
+        images: Tensor | None = None,
+    ) -> StageOutput:
         """Refine the previous logits.
 
         Args:
             feature: (B, C, H, W) of the encoder.
             previous: (B, K, h, w) logits of any size.
+            detail: Not used.
+            handed_on: (B, D', h', w') of the previous stage.
+            images: Not used.
 
         Returns:
-            (B, K, H, W) logits.
+            Logits (B, K, H, W) and features (B, D, H, W).
         """
         size = feature.shape[-2:]
-        prediction = self.embed_prediction(resize(previous, size, self.upsample))
-        logits: Tensor = self.classifier(self.convs(self.embed_feature(feature) + prediction))
-        return logits if self.residual == "none" else logits + resize(previous, size)
+        x = self.embed_feature(feature) + self.embed_prediction(
+            resize(previous, size, self.upsample)
+        )
+        if self.receive is not None:
+            assert handed_on is not None
+            x = x + resize(self.receive(handed_on), size)
+        x = self.convs(x)
+        logits: Tensor = self.classifier(x)
+        if self.residual != "none":
+            logits = logits + resize(previous, size)
+        return StageOutput(logits, x)
 
 
 class PlainDecoder(StagedRefiner):
@@ -83,6 +104,7 @@ class PlainDecoder(StagedRefiner):
         widths: Channels of each stage, fine to coarse.
         upsample: How a prediction is resized before the next stage embeds it.
         residual: Whether the previous logits are resized and added ("add"), or not ("none").
+        pass_features: Whether a stage hands its features on to the next finer one.
 
     Raises:
         PnaError: The number of widths is not that of the levels.
@@ -96,20 +118,29 @@ class PlainDecoder(StagedRefiner):
         widths: Sequence[int],
         upsample: ResizeMode = "bilinear",
         residual: DecoderResidual = "none",
+        pass_features: bool = False,
     ) -> None:
         levels = len(in_channels)
         if len(widths) != levels:
             raise PnaError(f"expected one width for each of {levels} levels, got {tuple(widths)}")
+        handed_on: Sequence[int | None] = [None] * levels
+        if pass_features:
+            handed_on = [*widths[1:], None]
         stages = (
             DecoderStage(
-                in_channels[i], num_classes, width=widths[i], upsample=upsample, residual=residual
+                in_channels[i],
+                num_classes,
+                width=widths[i],
+                upsample=upsample,
+                residual=residual,
+                handed_on=handed_on[i],
             )
             for i in reversed(range(levels))
         )
         super().__init__(in_channels, num_classes, stages)
 
 
-def equal_size_decoder(head: PNAHead) -> PlainDecoder:
+def equal_size_decoder(head: PNAHead, *, pass_features: bool = False) -> PlainDecoder:
     """Build the plain decoder whose stages have as many parameters as those of a PNA head.
 
     Every parameter of both is used once per cell, so stages of equal size also take about as many
@@ -118,6 +149,7 @@ def equal_size_decoder(head: PNAHead) -> PlainDecoder:
 
     Args:
         head: The head, possibly on the meta device.
+        pass_features: Whether the decoder's stages hand their features on.
 
     Example:
         >>> head = PNAHead([16, 32], num_classes=3)
@@ -127,28 +159,33 @@ def equal_size_decoder(head: PNAHead) -> PlainDecoder:
         True
     """
 
-    def miss(width: int, in_channels: int, target: int) -> int:
+    def miss(width: int, in_channels: int, handed_on: int | None, target: int) -> int:
         # Counted on a stage itself, without memory for it.
         with torch.device("meta"):
-            stage = DecoderStage(in_channels, head.num_classes, width=width)
+            stage = DecoderStage(in_channels, head.num_classes, width=width, handed_on=handed_on)
         return abs(sum(p.numel() for p in stage.parameters()) - target)
 
-    widths = []
-    for channels, stage in zip(head.in_channels, reversed(head.stages), strict=True):
-        target = sum(p.numel() for p in stage.parameters())
-        # A stage of width D has 18 D^2 + (C + 2 K + 4) D + K parameters: solve for D, then take
-        # the better of its two integer neighbors.
-        linear = channels + 2 * head.num_classes + 4
+    widths: list[int] = []  # coarse to fine
+    targets = [sum(p.numel() for p in stage.parameters()) for stage in head.stages]
+    levels = len(head.in_channels)
+    # The decoder has no stage on the image: those parameters go to its finest one.
+    targets[levels - 1] += sum(p.numel() for p in head.parameters()) - sum(targets[:levels])
+    for channels, target in zip(reversed(head.in_channels), targets[:levels], strict=True):
+        handed_on = widths[-1] if pass_features and widths else None
+        # A stage of width D has 18 D^2 + (C + 2 K + 4 + handed on) D + K parameters: solve for D,
+        # then take the better of its two integer neighbors.
+        linear = channels + 2 * head.num_classes + 4 + (handed_on or 0)
         constant = max(target - head.num_classes, 0)
         exact = int((-linear + (linear**2 + 72 * constant) ** 0.5) / 36)
         candidates = (max(1, exact), exact + 1)
-        widths.append(min(candidates, key=lambda width: miss(width, channels, target)))
+        widths.append(min(candidates, key=lambda width: miss(width, channels, handed_on, target)))
     return PlainDecoder(
         head.in_channels,
         head.num_classes,
-        widths=widths,
+        widths=widths[::-1],
         upsample=head.config.upsample,
         residual="none" if head.config.residual == "none" else "add",
+        pass_features=pass_features,
     )
 
 
@@ -156,10 +193,28 @@ def build_fcn_decoder(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build an FCN refined by the equal-size decoder of the PNA head in `config.pna`."""
+    return _build(config, labels, weights, pass_features=False)
+
+
+def build_fcn_decoder_features(
+    config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
+) -> Segmenter:
+    """Build the same with stages that hand their features on."""
+    return _build(config, labels, weights, pass_features=True)
+
+
+def _build(
+    config: ModelConfig,
+    labels: LabelSpace,
+    weights: EncoderWeights | None,
+    *,
+    pass_features: bool,
+) -> Segmenter:
     refuse_options(config, "rates")
     assert config.pna is not None
     encoder = build_encoder(config, weights)
     coarse = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     with torch.device("meta"):
         head = PNAHead(encoder.channels, labels.num_classes, config.pna)
-    return assemble(config, labels, encoder, coarse, refiner=equal_size_decoder(head))
+    decoder = equal_size_decoder(head, pass_features=pass_features)
+    return assemble(config, labels, encoder, coarse, refiner=decoder)

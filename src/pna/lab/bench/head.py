@@ -1,5 +1,6 @@
 """Suite `head`: time of a model by stage and by part of a stage."""
 
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,21 +18,47 @@ from pna.model.counts import UNREFINED
 from pna.model.pna.head import PNAHead
 from pna.model.segmenter import BaseSegmenter
 
+_WHOLE = "whole"
+_REST = "rest"
+
 PARTS = {
-    "embedding": ("embed_feature", "embed_prediction"),
+    "embedding": ("embed_feature", "embed_prediction", "receive"),
     "SAM": ("fusion.self_aggregation",),
     "NAM": ("fusion.neighborhood",),
-    "MLP": ("fusion.norm_mlp", "fusion.mlp", "fusion.feed_forward"),
+    "mixing": ("fusion.blocks.*.mix",),
+    "MLP": (
+        "fusion.norm_mlp",
+        "fusion.mlp",
+        "fusion.feed_forward",
+        "fusion.blocks.*.norm_mlp",
+        "fusion.blocks.*.mlp",
+    ),
     "carried logits": ("carry",),
     "classifier": ("classifier",),
 }
-"""Modules of a stage by part; a stage has those of its variant."""
+"""Modules of a stage by part, as patterns; a stage has those of its variant."""
 
-COLUMNS = ("embedding", "SAM", "projections", "attention", "MLP", "carried logits", "classifier")
+COLUMNS = (
+    "embedding",
+    "SAM",
+    "projections",
+    "attention",
+    "mixing",
+    "MLP",
+    "carried logits",
+    "classifier",
+)
 """NAM is split into projections, its norms and linear layers, and the attention between them."""
 
-_WHOLE = "whole"
-_REST = "rest"
+MEANINGS = {
+    "embedding": "1x1 convolutions of features and prediction, and of the features handed on",
+    "projections": "norms and linear layers of NAM",
+    "attention": "the operator between the projections of NAM",
+    "mixing": "depth-wise convolutions",
+    "carried logits": "their gathering: projections and operator",
+    _REST: "the whole less its parts, such as resizing and additions",
+}
+"""Of the columns whose names do not say it."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +100,8 @@ def measure(settings: Settings, log: Log) -> Report:
         _table([row for row in rows if row["model"] == name], name, settings)
         for name in settings.models
     ]
-    notes = [
-        "projections: norms and linear layers of NAM; attention: the operator between them; rest: "
-        "the whole less its parts, such as resizing and additions."
-    ]
+    found = {row["part"] for row in rows}
+    notes = [f"{part}: {meaning}" for part, meaning in MEANINGS.items() if part in found]
     return Report(rows, tables, notes, partial(draw_head, rows=rows))
 
 
@@ -122,18 +147,21 @@ def timed_modules(model: BaseSegmenter) -> Iterator[tuple[Key, nn.Module]]:
     for title, path in UNREFINED:
         if getattr(model, path, None) is not None:
             yield (title, _WHOLE), getattr(model, path)
-    stages = model.refiner.stages if isinstance(model.refiner, PNAHead) else ()
-    for m, stage in enumerate(stages, 1):
+    assert isinstance(model.refiner, PNAHead)
+    if model.refiner.stem is not None:
+        yield ("image stem", _WHOLE), model.refiner.stem
+    for m, stage in enumerate(model.refiner.stages, 1):
         component = f"stage {m}"
         yield (component, _WHOLE), stage
         modules = dict(stage.named_modules())
-        for part, paths in PARTS.items():
-            for path in paths:
-                if path in modules:
+        for part, patterns in PARTS.items():
+            for pattern in patterns:
+                for path in fnmatch.filter(modules, pattern):
                     yield (component, part), modules[path]
         # The children of NAM are its norms and linear layers; the operator is no module.
-        for child in modules["fusion.neighborhood"].children():
-            yield (component, "projections"), child
+        if "fusion.neighborhood" in modules:
+            for child in modules["fusion.neighborhood"].children():
+                yield (component, "projections"), child
 
 
 def split_up(times: dict[Key, list[float]]) -> dict[Key, list[float]]:

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self, get_args
 from pna.errors import PnaError
 from pna.model.resize import ResizeMode
 
-Variant = Literal["released", "paper", "prenorm"]
-Residual = Literal["none", "add", "aggregate"]
+Variant = Literal["released", "paper", "prenorm", "mixer"]
+Residual = Literal["none", "add", "aggregate", "gather"]
 
 HEAD_WIDTH = 32
 """Channels of one attention head; widths are multiples of it."""
@@ -30,13 +30,21 @@ class PNAConfig:
             as released.
         window: Side of the neighborhood in cells, odd; one for all stages, or one each, fine to
             coarse.
-        self_aggregation: Whether stages use the self-aggregation module (SAM) in addition
-            to the neighborhood aggregation module (NAM).
+        self_aggregation: Whether stages use the self-aggregation module (SAM); one for all stages,
+            or one each.
         upsample: How a prediction is resized before the next stage embeds it.
-        variant: "released" (the authors' code), "paper" (the equations) or "prenorm" (the released
-            stage without its last layer norm).
+        variant: "released" (the authors' code), "paper" (the equations), "prenorm" (the released
+            stage without its last layer norm) or "mixer" (a depth-wise convolution in place of the
+            neighborhood aggregation module, NAM).
         residual: How a stage carries the logits it was given: "none" (as released), "add" (resized
-            and added) or "aggregate" (resized, gathered by one attention head, and added).
+            and added), "aggregate" (resized, gathered by one attention head, and added) or "gather"
+            (gathered from their own grid by features and colors, and added).
+        carry_window: Side of the neighborhood that `residual="gather"` gathers from, in cells of
+            the logits, odd.
+        depth: Blocks of `variant="mixer"`, 1 or more.
+        image_width: Channels of one more stage, at stride 2, on features of the image itself, with
+            one block of the "mixer" and no SAM; None leaves it out.
+        pass_features: Whether a stage hands its features on to the next finer one.
         embedding_bias: Whether the 1x1 embeddings have a bias; one for all stages, or one each.
         mlp_ratio: Hidden channels of the feed-forward networks per channel, above 0.
         self_bias: Bias of a cell for itself when training starts, for `residual="aggregate"`. Of
@@ -57,10 +65,14 @@ class PNAConfig:
 
     widths: tuple[int, ...] | None = None
     window: int | tuple[int, ...] = 9
-    self_aggregation: bool = True
+    self_aggregation: bool | tuple[bool, ...] = True
     upsample: ResizeMode = "bilinear"
     variant: Variant = "released"
     residual: Residual = "aggregate"
+    carry_window: int = 5
+    depth: int = 1
+    image_width: int | None = None
+    pass_features: bool = False
     embedding_bias: bool | tuple[bool, ...] = True
     mlp_ratio: float = 1.0
     self_bias: float = 5.0
@@ -69,7 +81,15 @@ class PNAConfig:
     def __post_init__(self) -> None:
         # Lists of JSON and YAML become tuples, numpy's numbers Python's: the configuration is
         # hashable and can be saved.
-        for name, kind in (("widths", int), ("window", int), ("embedding_bias", bool)):
+        for name, kind in (
+            ("widths", int),
+            ("window", int),
+            ("carry_window", int),
+            ("depth", int),
+            ("image_width", int),
+            ("embedding_bias", bool),
+            ("self_aggregation", bool),
+        ):
             object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
         # Checked here, for YAML and JSON: type checkers see Python callers alone.
         _check_choice("upsample", self.upsample, get_args(ResizeMode))
@@ -78,18 +98,26 @@ class PNAConfig:
         if self.widths is not None and not (isinstance(self.widths, tuple) and self.widths):
             raise PnaError(f"expected widths, one for each stage, got {self.widths}")
         widths = self.widths or ()
-        if any(width < HEAD_WIDTH or width % HEAD_WIDTH for width in widths):
-            raise PnaError(f"expected widths in multiples of {HEAD_WIDTH}, got {widths}")
+        # Heads of NAM and SAM are this wide; the "mixer" without SAM has none.
+        unit = HEAD_WIDTH if self.variant != "mixer" or self._has_sam else 1
+        if any(width < unit or width % unit for width in widths):
+            raise PnaError(f"expected widths in multiples of {unit}, got {widths}")
         windows = self.window if isinstance(self.window, tuple) else (self.window,)
         if any(window < 1 or window % 2 == 0 for window in windows):
             raise PnaError(f"expected odd windows >= 1, got {self.window}")
+        if self.carry_window < 1 or self.carry_window % 2 == 0:
+            raise PnaError(f"expected an odd carry_window >= 1, got {self.carry_window}")
+        if self.depth < 1:
+            raise PnaError(f"expected a depth >= 1, got {self.depth}")
+        if self.image_width is not None and self.image_width < 1:
+            raise PnaError(f"expected an image_width >= 1, got {self.image_width}")
         for name in ("mlp_ratio", "self_bias"):
             if not isinstance(value := getattr(self, name), int | float) or not isfinite(value):
                 raise PnaError(f"expected {name} as a finite number, got {value!r}")
         if self.mlp_ratio <= 0:
             raise PnaError(f"expected an mlp_ratio above 0, got {self.mlp_ratio}")
         # A text such as "no" would count as true.
-        for name in ("self_aggregation", "keep_detail"):
+        for name in ("pass_features", "keep_detail"):
             if not isinstance(value := getattr(self, name), bool):
                 raise PnaError(f"expected {name} as True or False, got {value!r}")
         if self.keep_detail and self.residual == "none":
@@ -97,6 +125,11 @@ class PNAConfig:
                 "keep_detail needs carried logits, got residual='none': choose residual='add' or "
                 "'aggregate', or leave keep_detail out"
             )
+
+    @property
+    def _has_sam(self) -> bool:
+        sam = self.self_aggregation
+        return any(sam) if isinstance(sam, tuple) else sam
 
     @classmethod
     def released(cls) -> Self:
@@ -125,6 +158,21 @@ class PNAConfig:
             widths=(_choose("widths", widths, level, num_levels),),
             window=_choose("window", self.window, level, num_levels),
             embedding_bias=_choose("embedding_bias", self.embedding_bias, level, num_levels),
+            self_aggregation=_choose("self_aggregation", self.self_aggregation, level, num_levels),
+        )
+
+    def at_image(self) -> Self:
+        """Return the options of the stage on the image itself."""
+        assert self.image_width is not None
+        return replace(
+            self,
+            widths=(self.image_width,),
+            variant="mixer",
+            window=3,
+            carry_window=3,
+            depth=1,
+            embedding_bias=True,
+            self_aggregation=False,
         )
 
 
