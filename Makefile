@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 	$(MAKE) docs
 
 bench: $(VENV)/.dev
-	$(BIN)/pna bench operator head models growth
+	$(BIN)/pna bench operator grids head models growth
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from pna.lab.bench.candidates import EAGER_SCORES, Candidate, backends, flex, load_operator
-from pna.lab.bench.trial import floors, make_call, make_case, why_unfit
+from pna.lab.bench.trial import Channels, floors, make_call, make_case, why_unfit
 from pna.ops import BACKENDS, neighborhood_attention
 
 
 def _case(size=9, heads=2, window=5):
-    return make_case(size, heads, window=window, batch=2, device="cpu", dtype="float32")
+    channels = Channels(heads)
+    return make_case(size, size, channels, window=window, batch=2, device="cpu", dtype="float32")
 
 
 def _reference(query, key, value, bias, window, scale):

@@ -72,6 +72,34 @@ def test_operator(tmp_path, capsys):
     assert "flex compiled did not run" in capsys.readouterr().out
 
 
+def test_grids(tmp_path):
+    arguments = ["--cells", "16", "--channels", "2x8x8", "--channels", "1x6x3"]
+    arguments += ["--dtype", "float64", "--backend", "blocked", "--backend", "numba"]
+    assert main(["bench", "grids", *arguments, *TINY]) == 0
+    found = _read(tmp_path / "bench" / "grids.json")
+    assert found["command"] == (
+        "pna bench grids --device cpu --rounds 2 --dtype float64 --cells 16 --channels 2x8x8 "
+        "--channels 1x6x3 --backend blocked --backend numba"
+    )
+    rows = {
+        (row["task"], row["channels"], row["backend"], row["layout"]): row for row in found["rows"]
+    }
+    layouts = [
+        "16 on 16, window 9", "16 on 8, window 5", "16 on 8, window 9", "16 on 4, window 5",
+        "16 on 9, window 5", "8 on 16, window 5", "16 on 8 repeated to 16, window 5",
+    ]  # fmt: skip
+    assert list(dict.fromkeys(layout for *_, layout in rows)) == layouts
+    assert len(rows) == len(found["rows"]) == 2 * 2 * 2 * len(layouts)
+    for (task, channels, backend, _), row in rows.items():
+        if backend == "numba":
+            assert row["why_not"].startswith("it takes float16, bfloat16 and float32")
+            continue
+        base = rows[task, channels, backend, layouts[0]]
+        pairs = zip(row["rounds_ms"], base["rounds_ms"], strict=True)
+        assert row["ratio"][1] == pytest.approx(sum(a / b for a, b in pairs) / 2, rel=1e-2)
+    assert "numba did not run" in (tmp_path / "bench" / "grids.md").read_text()
+
+
 def test_head(tmp_path):
     arguments = ["--encoder", "resnet18", "--size", "64,64", "--model", "fcn-pna"]
     assert main(["bench", "head", *arguments, *TINY, "-o", "here/profile.json"]) == 0
@@ -167,6 +195,8 @@ def test_results_of_a_checkout_go_to_its_benchmarks(tmp_path):
     ("arguments", "message"),
     [
         (["operator", "--window", "4"], "expected an odd window >= 1, got 4"),
+        (["grids", "--cells", "6"], "expected cells per side in a multiple of 4, got 6"),
+        (["grids", "--backend", "abacus"], "unknown backend 'abacus'"),
         (["operator", "--other", "gone.py"], "gone.py: expected a Python file"),
         (["operator", "--encoder", "resnet18"], "--encoder has no meaning for operator"),
         (["head", "growth", "--compile"], "--compile has no meaning for head, growth"),
@@ -189,6 +219,7 @@ def test_wrong_use(arguments, message, capsys):
     [
         (["soup"], "invalid choice: 'soup'"),
         (["operator", "--stage", "128"], "expected a stage as SIDExHEADS"),
+        (["grids", "--channels", "3x32"], "expected channels as HEADSxDxDV"),
         (["operator", "--stage", "0x3"], "expected a whole number from 1, got '0'"),
         (["models", "--batch", "-1"], "expected a whole number from 1, got '-1'"),
     ],

@@ -1,5 +1,6 @@
 """The charts of the suites, drawn from their rows."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -39,6 +40,35 @@ def draw_operator(figure: Figure, rows: list[Row]) -> None:
         axes.set_xticks(range(len(stages)), stages)
         axes.set_yscale("log")
         finish_axes(axes, task, "ms, log scale")
+    add_legend(figure)
+
+
+def draw_grids(figure: Figure, rows: list[Row]) -> None:
+    """Draw a panel per task and channels: time of each layout by backend, over the base's."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    channels = list(dict.fromkeys(row["channels"] for row in rows))
+    layouts = list(dict.fromkeys(row["layout"] for row in rows))
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    figure.set_size_inches(11, 1 + 3 * len(channels))
+    height = 0.8 / len(backends)
+    panels = figure.subplots(len(channels), len(tasks), squeeze=False, sharey=True)
+    for panel, (kind, task) in zip(panels.flat, itertools.product(channels, tasks), strict=True):
+        for order, backend in enumerate(backends):
+            found = [
+                row
+                for row in rows
+                if (row["task"], row["channels"], row["backend"]) == (task, kind, backend)
+            ]
+            offset = (order + 0.5) * height - 0.4
+            _ratio_bars(
+                panel, found, offset, backend, f"C{order}", lambda row: row.get("ratio"), height
+            )
+        panel.axvline(1, color="black", linewidth=1)
+        panel.set_yticks(range(len(layouts)), layouts)
+        panel.margins(x=0.15)
+        finish_axes(panel, f"{task}, channels {kind}", None)
+        panel.set_xlabel(f"times {layouts[0]}")
+    panels[0, 0].invert_yaxis()  # of all, for they share it
     add_legend(figure)
 
 
@@ -125,11 +155,12 @@ def _ratio_bars(
     label: str,
     color: str,
     ratio: Callable[[Row], list[float] | None],
+    height: float = 0.38,
 ) -> None:
     for index, row in enumerate(rows):
         if (value := ratio(row)) is not None:
             low, median, high = value
-            axes.barh(index + offset, median, 0.38, color=color, label="" if index else label)
+            axes.barh(index + offset, median, height, color=color, label="" if index else label)
             axes.hlines(index + offset, low, high, color="black", linewidth=1)
             axes.annotate(
                 number(median),

@@ -8,11 +8,18 @@ from pna.errors import PnaError
 from pna.lab.bench.candidates import Candidate, backends, flex, load_operator
 from pna.lab.bench.charts import draw_operator
 from pna.lab.bench.report import Log, Report, Row
-from pna.lab.bench.trial import Dtype, Pass, floors, make_call, make_case, why_unfit
+from pna.lab.bench.trial import (
+    TASKS,
+    Channels,
+    Dtype,
+    Pass,
+    floors,
+    make_call,
+    make_case,
+    why_unfit,
+)
 from pna.lab.measure.timing import Quartiles, add_rounds, interleave, quartiles, ratios
 from pna.lab.report import NOTHING, Table, number, rounded, with_quartiles
-
-TASKS: tuple[Pass, ...] = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def _measure_stage(
 ) -> list[Row]:
     case = make_case(
         size,
-        heads,
+        size,
+        Channels(heads),
         window=settings.window,
         batch=settings.batch,
         device=settings.device,

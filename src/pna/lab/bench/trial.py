@@ -11,9 +11,8 @@ from pna.lab.measure.timing import Call
 from pna.ops import neighborhood_attention
 from pna.ops.windows import window_size
 
-HEAD_WIDTH = 32
-
 Pass = Literal["forward", "forward+backward"]
+TASKS: tuple[Pass, ...] = ("forward", "forward+backward")
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 
 # Allowed relative difference from the reference, ||a - b|| / ||b||.
@@ -27,8 +26,19 @@ _PRODUCTS = {"forward": 2, "forward+backward": 6}
 _TRAFFIC = {"forward": 4, "forward+backward": 11}
 
 
+class Channels(NamedTuple):
+    """Heads, width of queries and keys in each, and width of values in each."""
+
+    heads: int
+    width: int = 32
+    value_width: int = 32
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
 class Case(NamedTuple):
-    """The tensors of one stage: (B, heads, H, W, d) each, the bias as in `pna.ops`."""
+    """The tensors of one call, as in `pna.ops`; `grad` is the gradient of the result."""
 
     query: Tensor
     key: Tensor
@@ -57,13 +67,30 @@ class Floor(NamedTuple):
     share: float
 
 
-def make_case(size: int, heads: int, *, window: int, batch: int, device: str, dtype: Dtype) -> Case:
-    """Make random tensors for `size` x `size` cells."""
+def make_case(
+    queries: int,
+    keys: int,
+    channels: Channels,
+    *,
+    window: int,
+    batch: int,
+    device: str,
+    dtype: Dtype,
+) -> Case:
+    """Make random tensors for `queries` x `queries` cells on `keys` x `keys` cells."""
     torch.manual_seed(0)
-    shape, kind = (batch, heads, size, size, HEAD_WIDTH), getattr(torch, dtype)
-    query, key, value, grad = (torch.randn(shape, device=device, dtype=kind) for _ in range(4))
-    side = 2 * window - 1
-    bias = torch.randn(heads, side, side, device=device, dtype=kind)
+    heads, width, value_width = channels
+    table = 2 * window - 1
+    query, key, value, grad, bias = (
+        torch.randn(shape, device=device, dtype=getattr(torch, dtype))
+        for shape in (
+            (batch, heads, queries, queries, width),
+            (batch, heads, keys, keys, width),
+            (batch, heads, keys, keys, value_width),
+            (batch, heads, queries, queries, value_width),
+            (heads, table, table),
+        )
+    )
     for x in (query, key, value, bias):
         x.requires_grad_()
     return Case(query, key, value, bias, grad, window)
@@ -80,8 +107,25 @@ def make_call(operator: Operator, case: Case, task: Pass) -> Call:
     )
 
 
-def why_unfit(candidate: Candidate, case: Case, task: Pass) -> str | None:
+def reference(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window: int, scale: float
+) -> Tensor:
+    """Compute neighborhood attention by the reference backend."""
+    return neighborhood_attention(
+        query, key, value, bias, window=window, scale=scale, backend="reference"
+    )
+
+
+def why_unfit(
+    candidate: Candidate, case: Case, task: Pass, truth: Operator = reference
+) -> str | None:
     """Try a candidate once: one that fails, or computes another result, is not timed.
+
+    Args:
+        candidate: The candidate.
+        case: Its call.
+        task: "forward" or "forward+backward".
+        truth: Computes the right result of each head.
 
     Raises:
         Exception: A backend of ours fails for another reason than memory.
@@ -98,12 +142,17 @@ def why_unfit(candidate: Candidate, case: Case, task: Pass) -> str | None:
             raise
         first, *_ = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {first}"
-    # The reference in full precision, for the first map: it may not fit for a whole batch.
-    query, key, value = (
+    # In full precision, for the first map and head by head: the reference copies every window.
+    maps = (
         x.detach()[:1] if x.dtype == torch.float64 else x.detach()[:1].float() for x in case[:3]
     )
-    true = neighborhood_attention(
-        query, key, value, case.bias.detach(), window=case.window, backend="reference"
+    heads = zip(*(x.chunk(x.shape[1], 1) for x in maps), strict=True)
+    true = torch.cat(
+        [
+            truth(query, key, value, bias[None], case.window, case.scale)
+            for (query, key, value), bias in zip(heads, case.bias.detach(), strict=True)
+        ],
+        1,
     )
     difference = float((result - true).norm() / true.norm())
     allowed = _ALLOWED[str(case.query.dtype).removeprefix("torch.")]

@@ -18,6 +18,7 @@ RESULTS = Path("benchmarks/results")
 EPILOG = """\
 examples:
   pna bench operator
+  pna bench grids --cells 64 --backend blocked
   pna bench models --model lite-fcn --model lite --size 360,480
 """
 
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=SUITES,
         metavar="SUITE",
-        help="operator (backends, other implementations, bounds), head (time by stage and part), "
+        help="operator (backends, other implementations, bounds), grids (the operator with keys on "
+        "another grid than queries, relative to the same grid), head (time by stage and part), "
         "models (time and memory, relative to the first) or growth (with the size of the image)",
     )
     add_device_argument(parser)
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive,
         metavar="N",
-        help="measurements of each (operator, head: 9, models: 5, growth: 3)",
+        help="measurements of each (operator, grids, head: 9, models: 5, growth: 3)",
     )
     parser.add_argument("--batch", type=positive, metavar="N", help="maps or images per call (1)")
     parser.add_argument(
@@ -56,8 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file of one suite; tables and chart are written beside it (default: SUITE.json, on "
         "CUDA SUITE-cuda.json, in benchmarks/results of a checkout or else in bench/)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16", "float64"),
+        help="operator, grids: type of all tensors (float32)",
+    )
     group = parser.add_argument_group("operator")
-    group.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "float64"))
     group.add_argument("--window", type=positive, metavar="N", help="cells per side (9)")
     group.add_argument(
         "--stage",
@@ -72,6 +78,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.py",
         help="another neighborhood_attention(query, key, value, bias, window, scale) to time",
+    )
+    group = parser.add_argument_group("grids")
+    group.add_argument(
+        "--cells", type=positive, metavar="N", help="per side of the finest map (128)"
+    )
+    group.add_argument(
+        "--channels",
+        type=parse_channels,
+        action="append",
+        metavar="HEADSxDxDV",
+        help="heads, width of queries and keys, width of values; may be repeated (3x32x32, and "
+        "1x20x11 as where logits are gathered)",
+    )
+    group.add_argument(
+        "--backend",
+        action="append",
+        dest="backends",
+        metavar="NAME",
+        help="of the operator; may be repeated (numba, blocked)",
     )
     group = parser.add_argument_group("head, models, growth")
     group.add_argument(
@@ -190,10 +215,10 @@ def write_command(args: argparse.Namespace) -> str:
             continue
         if isinstance(value, Path):  # a path of this machine has no meaning elsewhere
             words += [flag, value.name if value.is_absolute() else str(value)]
-        elif key == "stages":
-            words += [word for side, heads in value for word in (flag, f"{side}x{heads}")]
-        elif key == "models":
-            words += [word for model in value for word in (flag, model)]
+        elif key in ("stages", "channels"):
+            words += [word for item in value for word in (flag, "x".join(map(str, item)))]
+        elif key in ("models", "backends"):
+            words += [word for name in value for word in (flag, name)]
         elif key == "size":
             words += [flag, "{},{}".format(*value)]
         elif isinstance(value, bool):
@@ -215,6 +240,9 @@ _OPTIONS = {
     "window": "--window",
     "stages": "--stage",
     "other": "--other",
+    "cells": "--cells",
+    "channels": "--channels",
+    "backends": "--backend",
     "models": "--model",
     "encoder": "--encoder",
     "size": "--size",
@@ -230,6 +258,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def parse_channels(text: str) -> tuple[int, int, int]:
+    """Read "HEADSxDxDV"."""
+    if text.count("x") != 2:
+        raise argparse.ArgumentTypeError(
+            f"expected channels as HEADSxDxDV, for example 3x32x32; got {text!r}"
+        )
+    heads, width, value_width = map(positive, text.split("x"))
+    return heads, width, value_width
 
 
 def parse_stage(text: str) -> tuple[int, int]:
