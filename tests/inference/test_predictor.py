@@ -218,7 +218,7 @@ class TestRealModel:
         found = real(image, stages=True, similar=point, scores=True)
         assert [labels.shape for labels in found.stages] == [size] * 5
         assert np.array_equal(found.scores.argmax(axis=0), found.labels)
-        assert [similar.stride for similar in found.similarity] == [32, 16, 8, 4]
+        assert [similar.stride for similar in found.similarity] == [32, 32, 16, 8]
         assert similarity_figure(image, point, found.similarity).width > 1600
 
     def test_equals_the_model(self, real):

@@ -9,7 +9,7 @@ import pna
 from pna.model.pna.config import PNAConfig
 from pna.model.resize import resize
 
-RELEASED = {"variant": "released", "residual": "aggregate"}
+RELEASED = {"variant": "released", "residual": "aggregate", "pass_features": False}
 MIXER = {"variant": "mixer", "residual": "gather", "pass_features": True, "depth": 2}
 ABSENT = {
     "released": {"features not handed on", "cells not mixed", "colors not used"},
@@ -19,7 +19,11 @@ ABSENT = {
 
 def make_head(**options):
     torch.manual_seed(0)
-    head = pna.PNAHead([8, 16], 3, PNAConfig(widths=(32, 32), window=3, **options))
+    head = pna.PNAHead(
+        [8, 16],
+        3,
+        PNAConfig(**{"widths": (32, 32), "window": 3, "self_aggregation": True, **options}),
+    )
     for stage in head.stages:
         nn.init.normal_(stage.classifier.weight)
         for linear in stage.carry.children():

@@ -67,7 +67,7 @@ def test_the_configuration_is_readable(saved):
     assert config["labels"]["classes"] == list(CAMVID.classes)
     assert config["ignore_index"] == 255
     assert config["normalization"]["mean"] == [0.5, 0.5, 0.5]
-    assert config["model"]["pna"]["residual"] == "aggregate"
+    assert config["model"]["pna"]["residual"] == "gather"
 
 
 def test_half_precision_keeps_the_norms(model, tmp_path):

@@ -1,7 +1,7 @@
 """NAM, SAM, stage and head: shapes, options, starts, and what flows where."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -26,8 +26,9 @@ def _features(sizes=((24, 28), (12, 14), (6, 7), (3, 4)), channels=CHANNELS, bat
 
 def _head(**options):
     torch.manual_seed(1)
+    carried = replace(PNAConfig.released(), residual="aggregate", upsample="bilinear")
     options = {"widths": (32, 32, 64, 64), "window": 5, **options}
-    return pna.PNAHead(CHANNELS, 5, PNAConfig(**options))
+    return pna.PNAHead(CHANNELS, 5, replace(carried, **options))
 
 
 IMAGES = torch.rand(2, 3, 96, 112, generator=torch.Generator().manual_seed(2))
@@ -209,7 +210,7 @@ def test_queries_come_from_features_and_values_from_the_prediction():
 
 def test_sam_is_only_on_the_shortcut():
     """Neighborhood weights do not change when SAM's weights do."""
-    stage = Stage(8, 5, PNAConfig(widths=(32,), window=3))
+    stage = Stage(8, 5, replace(PNAConfig.released(), widths=(32,), window=3))
     feature = torch.randn(1, 8, 6, 6)
     before = stage.fusion.neighborhood.neighborhood(stage.embed(feature)).similarity(2, 2).weights
     for parameter in stage.fusion.self_aggregation.parameters():
@@ -222,8 +223,13 @@ def test_sam_is_only_on_the_shortcut():
 def test_what_is_classified_may_vary_in_size(variant, norms):
     """A cell whose feature is ten times another's keeps that in the pre-norm stage alone."""
     torch.manual_seed(0)
-    config = PNAConfig(
-        widths=(32,), window=1, self_aggregation=False, variant=variant, embedding_bias=False
+    config = replace(
+        PNAConfig.released(),
+        widths=(32,),
+        window=1,
+        self_aggregation=False,
+        variant=variant,
+        embedding_bias=False,
     )
     stage = Stage(8, 5, config)
     f = torch.randn(32).expand(1, 1, 2, 32) * torch.tensor([100.0, 1000.0])[:, None]
@@ -235,7 +241,7 @@ def test_what_is_classified_may_vary_in_size(variant, norms):
 def test_the_papers_stage_is_its_equations():
     """Equations 1 to 6, written out."""
     torch.manual_seed(0)
-    stage = Stage(8, 5, PNAConfig(widths=(32,), window=3, variant="paper", residual="none"))
+    stage = Stage(8, 5, replace(PNAConfig.paper(), widths=(32,), window=3))
     for name, parameter in stage.named_parameters():
         if "alpha" not in name:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -279,8 +285,9 @@ def test_alpha_starts_at_the_root_of_a_64x64_map():
 def test_any_number_of_levels(levels):
     channels = list(range(4, 4 + levels))
     sizes = [(2 ** (levels - i), 2 ** (levels - i) + 1) for i in range(levels)]
-    head = pna.PNAHead(channels, 3, PNAConfig(widths=(32,) * levels, window=3))
-    predictions = head(_features(sizes, channels, batch=1), torch.randn(1, 3, 2, 2))
+    head = pna.PNAHead(channels, 3, PNAConfig(widths=(32,) * levels))
+    images = torch.rand(1, 3, *(2 * n for n in sizes[0]))
+    predictions = head(_features(sizes, channels, batch=1), torch.randn(1, 3, 2, 2), images=images)
     assert [p.shape[-2:] for p in predictions] == sizes[::-1]
 
 
@@ -293,6 +300,7 @@ def test_equal_strides_and_a_finer_coarse_map():
 def test_a_stage_on_the_image():
     head = _head(residual="gather", variant="mixer", image_width=16, pass_features=True)
     assert head.num_stages == 5
+    torch.nn.init.normal_(head.stages[-1].classifier.weight)
     features, coarse = _features(), torch.randn(2, 5, 3, 4)
     predictions = head(features, coarse, images=IMAGES)
     assert predictions[-1].shape == (2, 5, 48, 56)
@@ -302,7 +310,7 @@ def test_a_stage_on_the_image():
     others = head(features, coarse, images=IMAGES + 0.1 * pattern)
     for before, after in zip(predictions[:-1], others[:-1], strict=True):
         torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
-    assert (predictions[-1] - others[-1]).abs().max() > 1e-4
+    assert (predictions[-1] - others[-1]).abs().max() > 1e-2
     predictions[-1].square().sum().backward()
     assert head.stem.conv.weight.grad.abs().max() > 0
     with pytest.raises(PnaError, match="^expected images, which"):

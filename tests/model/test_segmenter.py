@@ -83,8 +83,9 @@ def test_padding_does_not_shift_the_image(model):
 def test_similarity(model):
     found = model.similarity(torch.rand(1, 3, 70, 90), point=(89, 10))
     assert [s.stage for s in found] == [1, 2, 3, 4]
-    assert [s.stride for s in found] == [32, 16, 8, 4]
-    assert [(s.row, s.col) for s in found] == [(0, 2), (0, 5), (1, 11), (2, 22)]
+    # Of the logits that are gathered: P0, at stride 32, and those of the stages before.
+    assert [s.stride for s in found] == [32, 32, 16, 8]
+    assert [(s.row, s.col) for s in found] == [(0, 2), (0, 2), (0, 5), (1, 11)]
     for s in found:
         assert s.weights.shape[1:] == (s.rows[1] - s.rows[0], s.cols[1] - s.cols[0])
         assert s.rows[0] <= s.row < s.rows[1]
@@ -176,7 +177,7 @@ def test_a_stride_that_was_asked_for_is_not_dropped():
 
 
 def test_overrides_reach_the_model():
-    config = PNAConfig(window=5, residual="add", widths=(32, 32, 32, 64))
+    config = PNAConfig(variant="prenorm", window=5, residual="add", widths=(32, 32, 32, 64))
     model = _on_meta("lite", pna=config, options=ModelOptions(aux=True))
     assert {stage.residual for stage in model.refiner.stages} == {"add"}
     assert model.refiner.stages[0].fusion.neighborhood.window == 5

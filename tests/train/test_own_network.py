@@ -15,14 +15,14 @@ class Network(nn.Module):
         self.fine = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4, padding=1), nn.ReLU())
         self.deep = nn.Sequential(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU())
         self.classify = nn.Conv2d(32, num_classes, 1)
-        config = pna.PNAConfig(widths=(32, 64), window=5)
+        config = pna.PNAConfig(widths=(32, 64))
         self.refine = pna.PNAHead((16, 32), num_classes, config)
 
     def forward(self, images: Tensor) -> pna.SegmenterOutput:
         fine = self.fine(images)
         deep = self.deep(fine)
         coarse = self.classify(deep)
-        stages = self.refine([fine, deep], coarse)
+        stages = self.refine([fine, deep], coarse, images=images)
         logits = F.interpolate(stages[-1], images.shape[-2:], mode="bilinear")
         return pna.SegmenterOutput(logits, coarse, stages, aux={})
 

@@ -244,6 +244,6 @@ def test_every_setting_is_documented(small: Path) -> None:
     assert resolved.keys() - {"model.cascade"} <= settings.keys()
     assert settings["loss.stage"].default == "0.1"
     assert settings["schedule.steps"].default == ""
-    assert settings["model.pna.window"].meaning.startswith("Side of the neighborhood in cells")
+    assert settings["model.pna.window"].meaning.startswith("Side of the neighborhood that")
     assert settings["model.cascade.normalize"].default == "auto"
     assert inspect.getdoc(LossConfig)

@@ -6,6 +6,7 @@ the mmsegmentation branch) and store 1x1 convolutions as such; everything inside
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -124,7 +125,8 @@ def _build_head(states: list[dict[str, Tensor]], upsample: ResizeMode) -> PNAHea
         return PNAHead(
             [state["embed_feature.weight"].shape[1] for state in states],
             first["classifier.weight"].shape[0],
-            PNAConfig(
+            replace(
+                PNAConfig.released(),
                 widths=tuple(state["embed_feature.weight"].shape[0] for state in states),
                 # The bias table has 2 w - 1 entries per axis, one per offset in a window.
                 window=tuple(
@@ -132,7 +134,6 @@ def _build_head(states: list[dict[str, Tensor]], upsample: ResizeMode) -> PNAHea
                 ),
                 self_aggregation=any(".self_aggregation." in key for key in first),
                 upsample=upsample,
-                residual="none",
                 embedding_bias=tuple("embed_feature.bias" in state for state in states),
                 mlp_ratio=first["fusion.mlp.expand.weight"].shape[0]
                 / first["embed_feature.weight"].shape[0],

@@ -102,7 +102,7 @@ _RELEASED = PNAConfig.released()
 
 LITE_ENCODER = "tf_efficientnet_lite0"
 LITE_OPTIONS = ModelOptions(coarse_channels=128, aux=False)
-LITE_PNA = PNAConfig(widths=(32, 64, 96, 128), window=7)
+LITE_PNA = PNAConfig(widths=(32, 64, 96, 128))
 
 PRESETS: Mapping[str, Preset] = {
     # Any timm encoder goes with each of them; the paper's are resnet50c, resnet101c,

@@ -60,7 +60,7 @@ def test_it_has_the_parameters_of_the_head(control, refined, changes, num_classe
     assert isinstance(decoder, PlainDecoder)
     assert _parameters(decoder) == pytest.approx(_parameters(head), rel=0.02)
     for stage, other in zip(decoder.stages, head.stages, strict=True):
-        assert _parameters(stage) == pytest.approx(_parameters(other), rel=0.04)
+        assert _parameters(stage) == pytest.approx(_parameters(other), rel=0.05)
 
 
 def test_it_takes_about_the_multiply_accumulates_too():

@@ -1,6 +1,7 @@
 """Times of modules, and their split into parts."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_times_are_split_without_overlap():
 
 @pytest.mark.parametrize("variant", ["released", "paper", "prenorm"])
 def test_every_part_of_a_stage_is_timed(variant):
-    config = PNAConfig(widths=(32,) * 4, variant=variant)
+    config = replace(PNAConfig.released(), widths=(32,) * 4, variant=variant, residual="aggregate")
     model = create_model("lite", 3, encoder_weights=None, pna=config)
     keys = [key for key, _ in timed_modules(model)]
     parts = {part for component, part in keys if component == "stage 1"}
@@ -72,11 +73,9 @@ def test_every_part_of_a_stage_is_timed(variant):
 def test_every_part_of_a_stage_without_nam_is_timed():
     config = PNAConfig(
         widths=(32,) * 4,
-        variant="mixer",
         depth=2,
         image_width=8,
-        residual="gather",
-        pass_features=True,
+        self_aggregation=True,
     )
     model = create_model("lite", 3, encoder_weights=None, pna=config)
     modules = list(timed_modules(model))

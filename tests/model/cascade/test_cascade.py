@@ -16,7 +16,7 @@ from pna.labels import VOC, generic
 from pna.model.counts import count
 from wrapped_networks import K, Plain
 
-SMALL = replace(pna.PNAConfig.for_cascade(), widths=(32, 32, 32), window=5, self_aggregation=False)
+SMALL = replace(pna.PNAConfig.for_cascade(), widths=(32, 32, 32))
 
 
 def wrap(network=None, **options):
@@ -54,18 +54,18 @@ def blobs(size=(128, 192)):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("window", "least"), [(5, 0.99), (9, 0.97)])
-def test_a_sharp_prediction_is_kept(window, least):
+@pytest.mark.parametrize("window", [3, 5])
+def test_a_sharp_prediction_is_kept(window):
     """Full-size logits go through stride 16 and come back: the detail is carried past it."""
     images = blobs()
     network = ByColor()
-    config = replace(SMALL, window=window)
+    config = replace(SMALL, carry_window=window)
     model = pna.cascade(network, 3, normalize=None, pna=config).eval()
     assert (model.strides, model.coarse_stride) == ((4, 8, 16), 1)
     expected = network(images).argmax(1)
     assert len(expected.unique()) == 3
     agreement = (model(images).logits.argmax(1) == expected).float().mean()
-    assert agreement > least
+    assert agreement > 0.99
     config = replace(config, keep_detail=False)
     model = pna.cascade(network, 3, normalize=None, pna=config).eval()
     without = (model(images).logits.argmax(1) == expected).float().mean()
@@ -328,7 +328,8 @@ def test_names():
 def test_the_whole_interface():
     model = wrap(labels=generic(K)).eval()
     found = model.similarity(torch.rand(1, 3, 40, 50), point=(49, 39))
-    assert [s.stride for s in found] == [16, 8, 4]
+    # Of the maps that are gathered from: P0 at stride 8, then the stages.
+    assert [s.stride for s in found] == [8, 16, 8]
     parts = count(model, (64, 64))
     assert [part.part for part in parts] == ["wrapped model", "stage 1", "stage 2", "stage 3"]
     assert parts[0].parameters == sum(p.numel() for p in model.base.parameters())
@@ -343,7 +344,7 @@ def test_auxiliary_outputs_are_trained():
 
     model = wrap(WithAuxiliary())
     images = torch.rand(2, 3, 32, 48)
-    assert set(model.train()(images).aux) == {"aux"}
+    assert "aux" in model.train()(images).aux
     assert model.eval()(images).aux == {}
 
 

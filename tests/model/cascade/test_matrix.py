@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import pna
 from wrapped_networks import CASES, K
 
-SMALL = replace(pna.PNAConfig.for_cascade(), window=5, self_aggregation=False)
+SMALL = pna.PNAConfig.for_cascade()
 SIZE = (96, 160)
 ODD = (33, 47)
 
@@ -53,19 +52,19 @@ def test_what_is_found(model, case):
 
 
 @torch.inference_mode()
-def test_it_starts_as_the_network(model, case):
-    """But for a part of what varies within a window, and classifiers that begin near zero."""
+def test_it_starts_from_the_network(model, case):
+    """Logits are gathered from the network's, and classifiers begin near zero."""
     images = torch.rand(1, 3, *SIZE)
     own = own_prediction(model, case, images)
     output = model(images, stages=True)
     torch.testing.assert_close(model.upsample(output.coarse, SIZE), own, rtol=1e-3, atol=1e-3)
     assert len(output.stages) == len(case.strides)
-    variation = float((own - own.mean((2, 3), keepdim=True)).abs().max())
-    difference = (output.logits - own).abs()
-    assert float(difference.max()) <= 0.05 + 0.15 * variation
-    best, second = own.topk(2, dim=1).values.unbind(1)
-    is_sure = best - second > 2 * difference.amax(dim=1)
-    assert (output.logits.argmax(1) == own.argmax(1))[is_sure].all()
+    low, high = (f(output.coarse, (2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+    assert (output.logits > low - 0.05).all()
+    assert (output.logits < high + 0.05).all()
+    # A P0 that is finer than the stages comes back as it is.
+    if output.coarse.shape[-2] >= output.stages[-1].shape[-2] > output.stages[0].shape[-2]:
+        torch.testing.assert_close(output.logits, own, rtol=0, atol=0.05)
 
 
 @torch.inference_mode()
@@ -83,8 +82,7 @@ def test_a_step(case):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     output = model(torch.rand(2, 3, *ODD))
     labels = torch.randint(0, K, (2, *ODD))
-    stages = [model.upsample(logits, ODD) for logits in (output.coarse, *output.stages)]
-    sum(F.cross_entropy(logits, labels) for logits in stages).backward()
+    pna.segmentation_loss(output, labels, model).total.backward()
     optimizer.step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert all(f"refiner.{name}" in changed for name, _ in model.refiner.named_parameters())

@@ -21,7 +21,7 @@ from pna.model.saving import check_saveable
 from pna.model.state import distinct_tensors, fill, read_weights
 from wrapped_networks import K, Plain
 
-SMALL = replace(pna.PNAConfig.for_cascade(), widths=(32, 32, 32), window=5, self_aggregation=False)
+SMALL = replace(pna.PNAConfig.for_cascade(), widths=(32, 32, 32))
 
 
 def wrap(network=None, **options):

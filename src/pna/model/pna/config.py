@@ -22,14 +22,16 @@ HEAD_WIDTH = 32
 class PNAConfig:
     """Options of progressive neighborhood aggregation.
 
-    The defaults carry the logits from stage to stage; in our trials a head without carried logits
-    learns too slowly to be of use. `PNAConfig.released()` is the head that the authors released.
+    The defaults are our own stage, which gathers the logits themselves from their own grid.
+    `PNAConfig.released()` is the head that the authors released, `PNAConfig.paper()` that of the
+    paper's equations.
 
     Attributes:
-        widths: Channels D of each stage, fine to coarse, multiples of 32; None is 96, 192, 384, ...
-            as released.
-        window: Side of the neighborhood in cells, odd; one for all stages, or one each, fine to
-            coarse.
+        widths: Channels D of each stage, fine to coarse; None is 96, 192, 384, ... as released.
+            Multiples of 32 where stages have heads, so but for the "mixer" without SAM.
+        window: Side of the neighborhood that the neighborhood aggregation module (NAM) gathers the
+            embedded prediction from, in cells, odd; one for all stages, or one each, fine to
+            coarse. The "mixer" has no NAM.
         self_aggregation: Whether stages use the self-aggregation module (SAM); one for all stages,
             or one each.
         upsample: How a prediction is resized before the next stage embeds it.
@@ -38,7 +40,8 @@ class PNAConfig:
             neighborhood aggregation module, NAM).
         residual: How a stage carries the logits it was given: "none" (as released), "add" (resized
             and added), "aggregate" (resized, gathered by one attention head, and added) or "gather"
-            (gathered from their own grid by features and colors, and added).
+            (gathered from their own grid by features and colors, and added). Without carried logits
+            stages learn slowly.
         carry_window: Side of the neighborhood that `residual="gather"` gathers from, in cells of
             the logits, odd.
         depth: Blocks of `variant="mixer"`, 1 or more.
@@ -57,7 +60,7 @@ class PNAConfig:
 
     Example:
         >>> from pna import PNAConfig
-        >>> PNAConfig(window=7).window
+        >>> PNAConfig(carry_window=7).carry_window
         7
         >>> PNAConfig.released().residual
         'none'
@@ -65,16 +68,16 @@ class PNAConfig:
 
     widths: tuple[int, ...] | None = None
     window: int | tuple[int, ...] = 9
-    self_aggregation: bool | tuple[bool, ...] = True
+    self_aggregation: bool | tuple[bool, ...] = False
     upsample: ResizeMode = "bilinear"
-    variant: Variant = "released"
-    residual: Residual = "aggregate"
+    variant: Variant = "mixer"
+    residual: Residual = "gather"
     carry_window: int = 5
     depth: int = 1
     image_width: int | None = None
-    pass_features: bool = False
+    pass_features: bool = True
     embedding_bias: bool | tuple[bool, ...] = True
-    mlp_ratio: float = 1.0
+    mlp_ratio: float = 2.0
     self_bias: float = 5.0
     keep_detail: bool = False
 
@@ -134,12 +137,24 @@ class PNAConfig:
     @classmethod
     def released(cls) -> Self:
         """Return the head that the authors released: no carried logits, nearest resizing."""
-        return cls(upsample="nearest", residual="none")
+        return cls(
+            self_aggregation=True,
+            upsample="nearest",
+            variant="released",
+            residual="none",
+            pass_features=False,
+            mlp_ratio=1.0,
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Return the head of the paper's equations, where they differ from the released one."""
+        return replace(cls.released(), variant="paper", upsample="bilinear")
 
     @classmethod
     def for_cascade(cls) -> Self:
         """Return the head around a trained network: it starts close to that network."""
-        return cls(self_bias=8.0, keep_detail=True)
+        return cls(keep_detail=True)
 
     def at_level(self, level: int, num_levels: int) -> Self:
         """Return the options of one stage, with one width, window and bias.

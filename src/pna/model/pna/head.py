@@ -37,7 +37,8 @@ class PNAHead(StagedRefiner):
         >>> import torch, pna
         >>> head = pna.PNAHead([16, 32], num_classes=3, config=pna.PNAConfig(widths=(32, 64)))
         >>> features = [torch.rand(1, 16, 24, 32), torch.rand(1, 32, 12, 16)]  # fine to coarse
-        >>> stages = head(features, coarse=torch.rand(1, 3, 6, 8))
+        >>> images = torch.rand(1, 3, 96, 128)
+        >>> stages = head(features, coarse=torch.rand(1, 3, 6, 8), images=images)
         >>> [tuple(stage.shape) for stage in stages]
         [(1, 3, 12, 16), (1, 3, 24, 32)]
     """
@@ -96,7 +97,7 @@ class PNAHead(StagedRefiner):
         # carries that stage's correction alone: if P is P0 resized, the result is P0 resized.
         is_lost = previous is not coarse
         if self.config.residual == "gather":  # a coarser P0 would come back with its blurred edges
-            is_lost = coarse.shape[-2] > previous.shape[-2]
+            is_lost = coarse.shape[-2] > min(previous.shape[-2], size[0])
         if not self.config.keep_detail or not is_lost:
             return previous, None
         return previous - resize(coarse, previous.shape[-2:]), resize(coarse, size)

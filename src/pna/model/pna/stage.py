@@ -181,8 +181,10 @@ class Stage(nn.Module):
         self.classifier = Pointwise(width, num_classes)
         self.apply(_initialize)
         if self.residual != "none":  # a stage begins as the identity and learns corrections
-            # Not zeros: the layers below would get no gradient in the first step.
-            nn.init.normal_(self.classifier.weight, std=0.001)
+            # Not zeros: the layers below would get no gradient in the first step. What the "mixer"
+            # classifies is not normalized, it grows with the logits of the network.
+            std = 0.0001 if config.variant == "mixer" else 0.001
+            nn.init.normal_(self.classifier.weight, std=std)
 
     def forward(
         self,
