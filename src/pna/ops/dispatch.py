@@ -165,7 +165,8 @@ def _check_window(key: Tensor, window: int | None, dilation: int) -> int:
 
 
 def _is_whole(x: object) -> bool:
-    return isinstance(x, int | torch.SymInt) and not isinstance(x, bool)
+    # A tuple, not a union: the compiler of torch 2.9 cannot trace one.
+    return isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool)
 
 
 def _check_bias(bias: Tensor, heads: int, window: int | None, size: int) -> None:
