@@ -101,7 +101,7 @@ def test_reads_the_options_off_the_tensors():
         state[f"value_embeds.{level}.bias"] = state[f"patch_embeds.{level}.bias"]
     head = from_authors(state)
     assert head.in_channels == tuple(config["in_channels"])
-    assert {stage.fusion.neighborhood.window for stage in head.stages} == {config["window"]}
+    assert set(head.config.window) == {config["window"]}
     assert head.stages[0].fusion.self_aggregation is None
     assert head.stages[0].embed_feature.bias is not None
 

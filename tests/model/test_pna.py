@@ -317,6 +317,12 @@ def test_a_stage_on_the_image():
         _head(residual="add", image_width=16)(features, coarse)
 
 
+def test_a_stage_on_the_image_needs_coarser_features():
+    head = pna.PNAHead((8,), 3, PNAConfig(widths=(32,), image_width=8))
+    with pytest.raises(PnaError, match=r"^expected features coarser than stride 2, .* got 12 rows"):
+        head([torch.randn(1, 8, 12, 14)], torch.randn(1, 3, 3, 3), images=torch.rand(1, 3, 24, 28))
+
+
 def test_a_stage_on_an_image_of_other_channels():
     config = PNAConfig(widths=(32,), residual="gather", image_width=8)
     head = pna.PNAHead((8,), 3, config, image_channels=5)
@@ -351,7 +357,8 @@ def test_stop_at():
 
 def test_options_per_level():
     head = _head(window=(3, 5, 7, 9), embedding_bias=(True, False, True, False))
-    assert [stage.fusion.neighborhood.window for stage in head.stages] == [9, 7, 5, 3]
+    tables = [stage.fusion.neighborhood.bias_table for stage in head.stages]
+    assert [table.shape[-1] for table in tables] == [17, 13, 9, 5]
     assert [stage.embed_feature.bias is None for stage in head.stages] == [True, False, True, False]
 
 
@@ -416,9 +423,11 @@ def test_options_become_plain_values():
         ({"window": (3, 5)}, r"^expected 4 window, one for each level, got \(3, 5\)"),
         ({"variant": "new"}, "^expected variant to be one of released, .*, mixer, got 'new'"),
         ({"residual": "yes"}, "^expected residual to be one of none, .*, gather, got 'yes'"),
-        ({"carry_window": 4}, "^expected an odd carry_window >= 1, got 4"),
-        ({"depth": 0}, "^expected a depth >= 1, got 0"),
-        ({"image_width": 0}, "^expected an image_width >= 1, got 0"),
+        ({"carry_window": 4}, "^expected an odd carry_window, got 4"),
+        ({"depth": 0}, "^expected depth as a whole number >= 1, got 0"),
+        ({"depth": None}, "^expected depth as a whole number >= 1, got None"),
+        ({"carry_window": (5, 5)}, "^expected carry_window as a whole number >= 1, got"),
+        ({"image_width": 0}, "^expected image_width as a whole number >= 1, got 0"),
         ({"self_aggregation": "no"}, "^expected self_aggregation as True or False, got 'no'"),
         ({"keep_detail": True, "residual": "none"}, "^keep_detail needs carried logits"),
         ({"mlp_ratio": 0}, "^expected an mlp_ratio above 0"),

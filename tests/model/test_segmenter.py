@@ -180,7 +180,7 @@ def test_overrides_reach_the_model():
     config = PNAConfig(variant="prenorm", window=5, residual="add", widths=(32, 32, 32, 64))
     model = _on_meta("lite", pna=config, options=ModelOptions(aux=True))
     assert {stage.residual for stage in model.refiner.stages} == {"add"}
-    assert model.refiner.stages[0].fusion.neighborhood.window == 5
+    assert model.refiner.stages[0].fusion.neighborhood.bias_table.shape[-1] == 2 * 5 - 1
     assert model.auxiliary is not None
     assert model.config.pna == config
     assert model.config.options.coarse_channels == 128  # left out, so the preset's

@@ -44,11 +44,11 @@ def resize(x: Tensor, size: Sequence[int], mode: ResizeMode = "bilinear") -> Ten
 
 
 def average(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Average a map over the cells of a coarser grid.
+    """Average a map over the cells of a coarser grid; resize it to a finer one.
 
     Args:
         x: (B, C, H, W), floating point.
-        size: (h, w) of the grid, at most (H, W).
+        size: (h, w) of the grid.
 
     Returns:
         (B, C, h, w) in the type of `x`; `x` itself where it has that size.
@@ -59,6 +59,8 @@ def average(x: Tensor, size: Sequence[int]) -> Tensor:
         4.0
     """
     (H, W), (h, w) = x.shape[-2:], size
+    if h > H or w > W:
+        return resize(x, size)
     if (h, w) == (H, W):
         return x
     # Cells of whole pixels are the common case, and the one that exports.

@@ -336,6 +336,15 @@ def test_the_whole_interface():
     assert min(part.macs for part in parts) > 0
 
 
+def test_a_stage_on_images_of_other_channels():
+    network = Plain()
+    network.stem = Plain._down(4, 8)
+    config = replace(SMALL, image_width=8)
+    model = pna.cascade(network, K, normalize=((0.5,) * 4, (0.5,) * 4), pna=config).eval()
+    output = model(torch.rand(1, 4, 32, 48), stages=True)
+    assert output.stages[-1].shape[-2:] == (16, 24)
+
+
 def test_auxiliary_outputs_are_trained():
     class WithAuxiliary(Plain):
         def forward(self, images):

@@ -386,13 +386,16 @@ def _assemble(
 ) -> Cascade:
     channels = [level.channels for level in plan.features]
     mean, std = normalization
+    refiner = None
+    if config.pna is not None:
+        refiner = PNAHead(channels, labels.num_classes, config.pna, image_channels=len(mean))
     return Cascade(
         network,
         labels,
         plan,
         mean=mean,
         std=std,
-        refiner=PNAHead(channels, labels.num_classes, config.pna) if config.pna else None,
+        refiner=refiner,
         coarse=coarse if callable(coarse) else None,
         config=config,
     )

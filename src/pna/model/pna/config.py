@@ -15,7 +15,7 @@ Variant = Literal["released", "paper", "prenorm", "mixer"]
 Residual = Literal["none", "add", "aggregate", "gather"]
 
 HEAD_WIDTH = 32
-"""Channels of one attention head; widths are multiples of it."""
+"""Channels of one head of NAM and SAM."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,13 @@ class PNAConfig:
         windows = self.window if isinstance(self.window, tuple) else (self.window,)
         if any(window < 1 or window % 2 == 0 for window in windows):
             raise PnaError(f"expected odd windows >= 1, got {self.window}")
-        if self.carry_window < 1 or self.carry_window % 2 == 0:
-            raise PnaError(f"expected an odd carry_window >= 1, got {self.carry_window}")
-        if self.depth < 1:
-            raise PnaError(f"expected a depth >= 1, got {self.depth}")
-        if self.image_width is not None and self.image_width < 1:
-            raise PnaError(f"expected an image_width >= 1, got {self.image_width}")
+        for name in ("carry_window", "depth", "image_width"):
+            value = getattr(self, name)
+            is_left_out = name == "image_width" and value is None
+            if not is_left_out and not (isinstance(value, int) and value >= 1):
+                raise PnaError(f"expected {name} as a whole number >= 1, got {value!r}")
+        if self.carry_window % 2 == 0:
+            raise PnaError(f"expected an odd carry_window, got {self.carry_window}")
         for name in ("mlp_ratio", "self_bias"):
             if not isinstance(value := getattr(self, name), int | float) or not isfinite(value):
                 raise PnaError(f"expected {name} as a finite number, got {value!r}")
@@ -125,8 +126,8 @@ class PNAConfig:
                 raise PnaError(f"expected {name} as True or False, got {value!r}")
         if self.keep_detail and self.residual == "none":
             raise PnaError(
-                "keep_detail needs carried logits, got residual='none': choose residual='add' or "
-                "'aggregate', or leave keep_detail out"
+                "keep_detail needs carried logits, got residual='none': choose residual='gather' "
+                "or 'add', or leave keep_detail out"
             )
 
     @property
@@ -153,7 +154,7 @@ class PNAConfig:
 
     @classmethod
     def for_cascade(cls) -> Self:
-        """Return the head around a trained network: it starts close to that network."""
+        """Return the head around a trained network, which keeps the detail of a finer P0."""
         return cls(keep_detail=True)
 
     def at_level(self, level: int, num_levels: int) -> Self:
@@ -183,7 +184,6 @@ class PNAConfig:
             self,
             widths=(self.image_width,),
             variant="mixer",
-            window=3,
             carry_window=3,
             depth=1,
             embedding_bias=True,

@@ -15,6 +15,7 @@ from pna.model.refiner import StagedRefiner
 from pna.model.resize import average, resize
 
 _LEAST_SHARE = 0.01
+"""Of the affinity loss: what every class has at least, so that no logarithm is infinite."""
 
 
 class PNAHead(StagedRefiner):
@@ -82,7 +83,14 @@ class PNAHead(StagedRefiner):
                 "images=, (B, C, H, W) in [0, 1], of the extent of the features"
             )
         if self.stem is not None:
-            features = [self.stem(images), *features]
+            stem = self.stem(images)
+            if stem.shape[-2] <= features[0].shape[-2]:
+                raise PnaError(
+                    "expected features coarser than stride 2, where image_width adds a stage, got "
+                    f"{features[0].shape[-2]} rows of {images.shape[-2]} pixels: leave image_width "
+                    "out"
+                )
+            features = [stem, *features]
         levels: list[tuple[Tensor, Tensor | None]] = []
         for feature in features:
             # From the finer level's, which is smaller than the image.
@@ -116,22 +124,17 @@ class PNAHead(StagedRefiner):
         weights; the cross-entropy of the result against the shares in its finer cells says where
         it reaches across an edge. It is the mean over the pixels and the sum over the stages.
         """
-        names = [f"{m}." for m in range(1, self.num_stages + 1) if f"{m}.query" in aux]
-        gathered = [
-            Neighborhood(aux[f"{m}query"], aux[f"{m}key"], aux[f"{m}bias"], scale=1.0)
-            for m in names
-        ]
-        if not gathered:
+        if "1.query" not in aux:  # nothing was gathered, or not in training
             return {}
         total = labels.new_zeros((), dtype=torch.float32)
-        for neighborhood in gathered:
-            truth = _class_counts(labels, self.num_classes, neighborhood.query.shape[2:4])
-            coarse = _class_counts(labels, self.num_classes, neighborhood.key.shape[2:4])
-            shares = coarse / coarse.sum(1, keepdim=True).clamp(min=1)
-            found = neighborhood.gather_map(shares.to(neighborhood.query.dtype))
+        for m in range(1, self.num_stages + 1):
+            query, key, bias = (aux[f"{m}.{name}"] for name in ("query", "key", "bias"))
+            truth = _class_counts(labels, self.num_classes, query.shape[2:4])
+            coarse = _class_counts(labels, self.num_classes, key.shape[2:4])
+            shares = coarse / coarse.sum(-1, keepdim=True).clamp(min=1)
+            found = Neighborhood(query, key, bias, scale=1.0).gather(shares.to(query.dtype))
             # Cells without a valid pixel hold no share: what is gathered from them does not count.
-            found = found / found.sum(1, keepdim=True).clamp(min=_LEAST_SHARE)
-            # Mixed with a little of every class: the gradient of log 0 is infinite.
+            found = found / found.sum(-1, keepdim=True).clamp(min=_LEAST_SHARE)
             found = (1 - _LEAST_SHARE) * found + _LEAST_SHARE / self.num_classes
             total = total - (truth * found.log()).sum() / truth.sum().clamp(min=1)
         return {"affinity": total}
@@ -185,7 +188,7 @@ class PNAHead(StagedRefiner):
 
 
 def _class_counts(labels: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
-    """Count the pixels of each class in each cell: labels (B, H, W) -> (B, K, *size) float32."""
+    """Count the pixels of each class in each cell: labels (B, H, W) -> (B, *size, K) float32."""
     (B, H, W), (h, w) = labels.shape, size
     row = torch.arange(H, device=labels.device) * h // H
     col = torch.arange(W, device=labels.device) * w // W
@@ -195,4 +198,4 @@ def _class_counts(labels: Tensor, num_classes: int, size: Sequence[int]) -> Tens
     # One number for image, cell and class, counted at once; ignored pixels come last.
     index = ((image * h * w + cell) * num_classes + labels).where(valid, B * h * w * num_classes)
     counts = torch.bincount(index.flatten(), minlength=B * h * w * num_classes + 1)[:-1]
-    return counts.view(B, h, w, num_classes).permute(0, 3, 1, 2).float()
+    return counts.view(B, h, w, num_classes).float()

@@ -16,7 +16,7 @@ class CellLinear(nn.Linear):
 
     On a CPU it runs as a 1x1 convolution where there are many cells: oneDNN's reaches up to twice
     the rate of the matrix product then (4352 cells, 96 to 510 channels: 92 against 42 GMAC/s on two
-    cores), and half of it for some hundred cells.
+    cores), but it takes longer for few (180 cells, 128 channels: 0.12 against 0.07 ms).
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pna.model.pna.layers import CellLinear, merge_heads, split_heads
-from pna.model.resize import average, resize
+from pna.model.resize import average
 from pna.ops import neighborhood_attention
 from pna.ops.windows import (
     Positions,
@@ -67,13 +67,17 @@ class Neighborhood(NamedTuple):
         return (self.bias.shape[-1] + 1) // 2
 
     def gather(self, values: Tensor) -> Tensor:
-        """Gather values (B, heads, h, w, dv): (B, heads, H, W, dv)."""
+        """Gather a map (B, h, w, heads * dv), each head its share of channels: (B, H, W, same)."""
         query, key, bias, scale = self
-        return neighborhood_attention(query, key, values, bias, window=self.window, scale=scale)
-
-    def gather_map(self, values: Tensor) -> Tensor:
-        """Gather values (B, K, h, w) by one head: (B, K, H, W)."""
-        return self.gather(values.permute(0, 2, 3, 1)[:, None])[:, 0].permute(0, 3, 1, 2)
+        out = neighborhood_attention(
+            query,
+            key,
+            split_heads(values, query.shape[1]),
+            bias,
+            window=self.window,
+            scale=scale,
+        )
+        return merge_heads(out)
 
     def similarity(self, row: int, col: int) -> Similarity:
         """Compute the weights of the query (row, col) of the first map."""
@@ -118,7 +122,6 @@ class NeighborhoodAggregation(nn.Module):
     def __init__(self, width: int, window: int, head_width: int = 32) -> None:
         super().__init__()
         self.heads = width // head_width
-        self.window = window
         self.norm_feature = nn.LayerNorm(width)
         self.norm_value = nn.LayerNorm(width)
         self.query_key = CellLinear(width, 2 * width)
@@ -132,10 +135,8 @@ class NeighborhoodAggregation(nn.Module):
     def forward(self, feature: Tensor, value: Tensor) -> Tensor:
         """Aggregate the values (B, H, W, D) by the similarity of the features (B, H, W, D)."""
         # Queries, keys and values have no name here: the projection runs when they are freed.
-        out = self.neighborhood(feature).gather(
-            split_heads(self.value(self.norm_value(value)), self.heads)
-        )
-        return cast(Tensor, self.project(merge_heads(out)))
+        out = self.neighborhood(feature).gather(self.value(self.norm_value(value)))
+        return cast(Tensor, self.project(out))
 
     def neighborhood(self, feature: Tensor) -> Neighborhood:
         """Compute what the values are gathered with from features (B, H, W, D)."""
@@ -156,7 +157,6 @@ class PaperNeighborhoodAggregation(nn.Module):
 
     def __init__(self, width: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.scale = width**-0.5
         self.query = CellLinear(width, width, bias=False)
         self.key = CellLinear(width, width, bias=False)
@@ -166,7 +166,7 @@ class PaperNeighborhoodAggregation(nn.Module):
 
     def forward(self, feature: Tensor, value: Tensor) -> Tensor:
         """Aggregate the values (B, H, W, D) by the similarity of the features (B, H, W, D)."""
-        return merge_heads(self.neighborhood(feature).gather(split_heads(self.value(value), 1)))
+        return self.neighborhood(feature).gather(self.value(value))
 
     def neighborhood(self, feature: Tensor) -> Neighborhood:
         """Compute what the values are gathered with from features (B, H, W, D)."""
@@ -192,7 +192,6 @@ class LogitAggregation(nn.Module):
 
     def __init__(self, width: int, window: int, *, self_bias: float, head_width: int = 32) -> None:
         super().__init__()
-        self.window = window
         self.norm = nn.LayerNorm(width)
         self.query_key = CellLinear(width, 2 * head_width)
         # Zero but for the cell itself: training starts close to the identity.
@@ -202,7 +201,7 @@ class LogitAggregation(nn.Module):
 
     def forward(self, feature: Tensor, logits: Tensor) -> Tensor:
         """Aggregate logits (B, H, W, K) by the similarity of the features (B, H, W, D)."""
-        return merge_heads(self.neighborhood(feature).gather(split_heads(logits, 1)))
+        return self.neighborhood(feature).gather(logits)
 
     def neighborhood(self, feature: Tensor) -> Neighborhood:
         """Compute what the logits are gathered with from features (B, H, W, D)."""
@@ -250,7 +249,7 @@ class LogitGathering(nn.Module):
             The logits (B, H, W, K), and what they were gathered with.
         """
         neighborhood = self.neighborhood(feature, logits.shape[1:3], image)
-        return merge_heads(neighborhood.gather(split_heads(logits, 1))), neighborhood
+        return neighborhood.gather(logits), neighborhood
 
     def neighborhood(self, feature: Tensor, size: Sequence[int], image: Tensor) -> Neighborhood:
         """Compute what logits on the grid `size` (h, w) are gathered with."""
@@ -271,7 +270,5 @@ class LogitGathering(nn.Module):
 
 
 def _average(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Average a map (B, H, W, D) over the cells of a coarser grid; resize it to a finer one."""
-    x = x.permute(0, 3, 1, 2)
-    is_finer = size[0] > x.shape[-2] or size[1] > x.shape[-1]
-    return (resize(x, size) if is_finer else average(x, size)).permute(0, 2, 3, 1)
+    """Average a map (B, H, W, D) over the cells of another grid."""
+    return average(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)

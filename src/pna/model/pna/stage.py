@@ -87,7 +87,7 @@ class MixerBlock(nn.Module):
         super().__init__()
         self.mix = depthwise(width, bias=True)
         self.norm_mlp = nn.LayerNorm(width)
-        # On a CPU GELU takes as long as both linear layers, and another map of their width.
+        # On a CPU GELU takes as long as a linear layer, and needs another map of that width.
         self.mlp = FeedForward(width, ratio, activation=F.relu_)
 
     def forward(self, x: Tensor) -> Tensor:
