@@ -119,7 +119,8 @@ PRESETS: Mapping[str, Preset] = {
     "fpn-pna": Preset(build_fpn, options=_NO_AUX, pna=replace(_RELEASED, window=7)),
     "upernet": Preset(build_upernet),
     "upernet-pna": Preset(build_upernet, pna=_RELEASED),
-    # Ours: small, and the logits are carried from stage to stage.
+    # Ours: the logits are gathered from stage to stage; "lite" is small.
+    "fcn-pna-gather": Preset(build_fcn, pna=PNAConfig()),
     "lite-fcn": Preset(build_fcn, LITE_ENCODER, LITE_OPTIONS),
     "lite": Preset(build_fcn, LITE_ENCODER, LITE_OPTIONS, LITE_PNA),
 }

@@ -30,7 +30,7 @@ class Settings:
     """
 
     device: str
-    models: tuple[str, ...] = ("fcn", "fcn-pna-nam", "fcn-pna")
+    models: tuple[str, ...] = ("fcn", "fcn-pna-nam", "fcn-pna", "fcn-pna-gather")
     encoder: str | None = None
     sides: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     batch: int = 1

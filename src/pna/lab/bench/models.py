@@ -34,7 +34,10 @@ class Settings:
     """
 
     device: str
-    models: tuple[str, ...] = ("fcn", "fcn-os8", "fpn", "upernet", "fcn-pna-nam", "fcn-pna")
+    models: tuple[str, ...] = (
+        *("fcn", "fcn-os8", "fpn", "upernet"),
+        *("fcn-pna-nam", "fcn-pna", "fcn-pna-gather"),
+    )
     encoder: str | None = None
     size: tuple[int, int] = (512, 512)
     batch: int = 1

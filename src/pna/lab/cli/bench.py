@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="models",
         metavar="MODEL",
         help="a preset or a saved model; may be repeated, and others are compared with the first "
-        "(fcn, fcn-os8, fpn, upernet, fcn-pna-nam, fcn-pna, or some of these)",
+        "(fcn, fcn-os8, fpn, upernet, fcn-pna-nam, fcn-pna, fcn-pna-gather, or some of these)",
     )
     group.add_argument("--encoder", metavar="NAME", help="timm model for presets (resnet50c)")
     group.add_argument("--size", type=parse_size, metavar="H,W", help="of the image (512,512)")
