@@ -22,7 +22,7 @@ test-all: $(VENV)/.dev
 test-minimum: $(VENV)-minimum/.dev
 	OMP_NUM_THREADS=1 $(VENV)-minimum/bin/pytest -q -n $(WORKERS) -o filterwarnings=default \
 		-m "not slow and not cuda and not triton" tests/ops tests/labels tests/data tests/metrics \
-		tests/model/test_*.py tests/model/cascade/test_levels.py tests/refine tests/inference \
+		tests/model/test_*.py tests/model/cascade/test_levels.py tests/refinement tests/inference \
 		tests/draw tests/evaluate tests/train/test_losses.py tests/train/test_recipe.py \
 		tests/train/test_loop.py
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pna.model.pna.head import PNAHead
     from pna.model.presets import create_model
     from pna.model.segmenter import Segmenter, SegmenterOutput
-    from pna.refine.dense_crf import dense_crf
+    from pna.refinement.dense_crf import dense_crf
     from pna.train.losses import LossConfig, segmentation_loss
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOMES = {
     "TilingConfig": "pna.inference.tiling",
     "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
-    "dense_crf": "pna.refine.dense_crf",
+    "dense_crf": "pna.refinement.dense_crf",
     "load": "pna.model.loading",
     "segmentation_loss": "pna.train.losses",
 }

@@ -9,7 +9,7 @@ from pna.lab.baselines.crf import DenseCRF
 from pna.model.config import ModelOptions
 from pna.model.counts import count
 from pna.model.resize import resize
-from pna.refine.dense_crf import dense_crf
+from pna.refinement.dense_crf import dense_crf
 
 SMALL = {
     "encoder": "resnet18",

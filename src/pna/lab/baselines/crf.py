@@ -54,7 +54,7 @@ class DenseCRF(Refiner):
 # One opaque operator for `torch.compile` and for counting on the meta device.
 @torch.library.custom_op("pna_lab::dense_crf", mutates_args=())
 def _infer(logits: Tensor, images: Tensor) -> Tensor:
-    from pna.refine.dense_crf import dense_crf
+    from pna.refinement.dense_crf import dense_crf
 
     refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
     for n, image in enumerate(images.float().cpu()):

@@ -5,7 +5,7 @@ import pytest
 
 import pna
 from pna.errors import PnaError
-from pna.refine.dense_crf import dense_crf
+from pna.refinement.dense_crf import dense_crf
 
 
 def made_case(height, width, classes):
@@ -148,7 +148,7 @@ class Dense:
 
 
 def test_mean_field_with_exact_sums_is_exact(monkeypatch):
-    monkeypatch.setattr("pna.refine.permutohedral.PermutohedralLattice", Dense)
+    monkeypatch.setattr("pna.refinement.permutohedral.PermutohedralLattice", Dense)
     image, probabilities, expected = small_case(0)
     np.testing.assert_allclose(dense_crf(image, probabilities, **SMALL), expected, atol=1e-4)
 

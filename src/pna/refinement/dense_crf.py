@@ -125,7 +125,7 @@ class _Term:
     """
 
     def __init__(self, features: FloatArray, weight: float) -> None:
-        from pna.refine.permutohedral import PermutohedralLattice  # compiles, so only when used
+        from pna.refinement.permutohedral import PermutohedralLattice  # compiles, so only when used
 
         self._lattice = PermutohedralLattice(features)
         sums = self._lattice.filter(np.ones((len(features), 1), np.float32))  # D: (N, 1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pna.errors import PnaError
-from pna.refine.permutohedral import PermutohedralLattice
+from pna.refinement.permutohedral import PermutohedralLattice
 
 
 def gaussian(features):

@@ -17,7 +17,7 @@ import torch
 
 from pna.errors import PnaError
 from pna.ops.threads import run_in_threads
-from pna.refine import permutohedral_kernels as kernels
+from pna.refinement import permutohedral_kernels as kernels
 
 FloatArray = npt.NDArray[np.float32]
 
