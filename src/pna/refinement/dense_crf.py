@@ -23,8 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pna.errors import PnaError
-
-FloatArray = npt.NDArray[np.float32]
+from pna.refinement.arrays import FloatArray, check_arrays, normalize
 
 
 def dense_crf(
@@ -75,7 +74,8 @@ def dense_crf(
         >>> int((probabilities.argmax(0) == 1)[0].argmax()), int(refined.argmax(0)[0].argmax())
         (16, 12)
     """
-    image, given = _check_arrays(image, probabilities)
+    image, given = check_arrays(image, probabilities)
+    given = normalize(given)
     if iterations < 1:
         raise PnaError(f"expected at least 1 iteration, got {iterations=}")
     for name, weight in (("appearance", appearance_weight), ("smoothness", smoothness_weight)):
@@ -144,28 +144,3 @@ def _softmax(scores: FloatArray) -> FloatArray:
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares: FloatArray = exponents / exponents.sum(axis=1, keepdims=True)
     return shares
-
-
-def _check_arrays(
-    image: npt.NDArray[np.uint8], probabilities: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.uint8], FloatArray]:
-    """Return the image, and the probabilities as normalized float32."""
-    image, given = np.asarray(image), np.asarray(probabilities)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
-    if given.ndim != 3 or given.shape[0] < 1 or given.shape[1:] != image.shape[:2]:
-        raise PnaError(
-            f"expected probabilities (K, {image.shape[0]}, {image.shape[1]}) at the size of the "
-            f"image, got {given.shape}"
-        )
-    if not np.issubdtype(given.dtype, np.floating):
-        raise PnaError(f"expected probabilities as floats, got {given.dtype}")
-    given = given.astype(np.float32)
-    sums = given.sum(axis=0)
-    # `not (... >= 0)` is also true for NaN.
-    if not (given.min() >= 0 and sums.min() > 0 and np.isfinite(sums).all()):
-        raise PnaError(
-            f"expected probabilities of at least 0 with a positive, finite sum at each pixel, got "
-            f"values in [{given.min():.3g}, {given.max():.3g}]; take the softmax of logits first"
-        )
-    return image, given / sums
