@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from pna.cli import main, segment
-from pna.errors import MissingFileError
 from pna.inference import predictor
 from pna.model.presets import create_model
 from tiny_segmenter import by_brightness
@@ -155,44 +154,6 @@ def test_any_size_comes_out_at_its_own(size, tmp_path):
     for kind in ("labels", "overlay"):
         with Image.open(out / f"image_{kind}.png") as image:
             assert image.size == size[::-1]
-
-
-class TestFindImages:
-    def test_folder_is_not_searched_below(self, photos):
-        images, others = segment.find_images([str(photos)])
-        assert [path.name for path in images] == ["a.jpg", "b.png", "c.TIF"]
-        assert [path.name for path in others] == ["notes.txt"]
-
-    def test_pattern(self, photos):
-        found, others = segment.find_images([str(photos / "*.*"), str(photos / "inside" / "?.png")])
-        assert [path.name for path in found] == ["a.jpg", "b.png", "c.TIF", "d.png"]
-        assert [path.name for path in others] == ["notes.txt"]
-
-    def test_a_file_that_is_named_too_is_not_left_out(self, photos):
-        found, others = segment.find_images([str(photos), str(photos / "notes.txt")])
-        assert found[-1] == photos / "notes.txt"
-        assert others == []
-
-    def test_an_image_named_twice_is_taken_once(self, photos):
-        found, _ = segment.find_images([str(photos / "b.png"), str(photos)])
-        assert [path.name for path in found] == ["b.png", "a.jpg", "c.TIF"]
-
-    def test_brackets_in_a_real_name_are_no_pattern(self, photos):
-        write_image(photos / "x[1].png")
-        assert segment.find_images([str(photos / "x[1].png")]) == ([photos / "x[1].png"], [])
-
-    @pytest.mark.parametrize(
-        ("path", "message"),
-        [
-            ("nowhere.png", r"no image or folder at .*nowhere\.png"),
-            ("photos/*.gif", r"no images match the pattern '.*\*\.gif'"),
-            ("empty", "no images in the folder .*empty: expected files ending in .jpg"),
-        ],
-    )
-    def test_nothing_found(self, photos, path, message):
-        (photos.parent / "empty").mkdir()
-        with pytest.raises(MissingFileError, match=rf"^{message}"):
-            segment.find_images([str(photos.parent / path)])
 
 
 class TestPoint:

@@ -43,6 +43,15 @@ def test_a_missing_partner_is_named(folders, folder, what):
     assert len(match_pairs(folders / "images", folders / "masks", ["a"])) == 1
 
 
+def test_masks_may_have_suffixes_of_their_own(folders):
+    for stem in "abc":
+        (folders / "masks" / f"{stem}.png").rename(folders / "masks" / f"{stem}.NPY")
+    with pytest.raises(DataError, match="no mask for 'a' "):
+        match_pairs(folders / "images", folders / "masks")
+    pairs = match_pairs(folders / "images", folders / "masks", mask_suffixes=(".png", ".npy"))
+    assert [pair.mask.name for pair in pairs] == ["a.NPY", "b.NPY", "c.NPY"]
+
+
 def test_two_files_of_one_stem_are_an_error(folders):
     Image.new("L", (8, 6)).save(folders / "images" / "a.bmp")
     with pytest.raises(DataError, match=r"two files of the stem 'a': a\.bmp and a\.png"):

@@ -118,14 +118,21 @@ def read_list(file: Path) -> list[str]:
     return stems
 
 
-def files_by_stem(folder: Path, *, needed_for: str, ending: str | None = None) -> dict[str, Path]:
+def files_by_stem(
+    folder: Path,
+    *,
+    needed_for: str,
+    ending: str | None = None,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+) -> dict[str, Path]:
     """Return the files of a folder by stem, sorted; hidden files are left out.
 
     Args:
         folder: The folder.
         needed_for: Its contents, for the error message.
         ending: End of the file names, no part of the stem; None takes every file whose suffix is in
-            `IMAGE_SUFFIXES`.
+            `suffixes`.
+        suffixes: The suffixes that are read, in lower case.
 
     Raises:
         DataError: If the folder is missing, or two files share a stem.
@@ -133,7 +140,7 @@ def files_by_stem(folder: Path, *, needed_for: str, ending: str | None = None) -
     files: dict[str, Path] = {}
     # Sorted, so that the two files of one stem are named in the same order everywhere.
     for file in sorted(existing_folder(folder, needed_for=needed_for).iterdir()):
-        if file.name.startswith(".") or not _has_ending(file, ending):
+        if file.name.startswith(".") or not _has_ending(file, ending, suffixes):
             continue
         stem = composed(file.stem if ending is None else file.name[: -len(ending)])
         if stem in files:
@@ -151,6 +158,7 @@ def match_pairs(
     stems: Iterable[str] | None = None,
     *,
     endings: Endings | None = None,
+    mask_suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> list[Pair]:
     """Match the files of two folders by stem.
 
@@ -160,6 +168,7 @@ def match_pairs(
         stems: The pairs wanted, in this order; None takes all, sorted by stem, and then every file
             of both folders must have a partner.
         endings: How the file names end; None takes all images in both folders.
+        mask_suffixes: The suffixes of masks, where `endings` is None.
 
     Raises:
         DataError: If a folder or a partner is missing, or nothing is left. The message names files
@@ -167,7 +176,9 @@ def match_pairs(
     """
     image_ending, mask_ending = endings or (None, None)
     images = files_by_stem(image_folder, needed_for="images", ending=image_ending)
-    masks = files_by_stem(mask_folder, needed_for="masks", ending=mask_ending)
+    masks = files_by_stem(
+        mask_folder, needed_for="masks", ending=mask_ending, suffixes=mask_suffixes
+    )
     # Of both folders: a mask without an image is as much an error as an image without a mask.
     wanted = sorted({*images, *masks}) if stems is None else list(map(composed, stems))
     if not wanted:
@@ -201,9 +212,9 @@ def match_pairs(
     return [Pair(images[stem], masks[stem], stem) for stem in wanted if stem in paired]
 
 
-def _has_ending(file: Path, ending: str | None) -> bool:
+def _has_ending(file: Path, ending: str | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     if ending is None:
-        return file.suffix.lower() in IMAGE_SUFFIXES
+        return file.suffix.lower() in suffixes
     return file.name.endswith(ending)
 
 

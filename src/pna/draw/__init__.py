@@ -6,10 +6,12 @@
 | `overlay` | a label map over its image; the legend |
 | `strip` | the stages of a prediction side by side |
 | `sheet` | many images with their labels |
+| `change` | a mask before and after refinement, and what changed |
 | `similarity` | the neighborhood of a pixel (the paper's Figure 1) |
 | `layout`, `text` | panels, titles, letters |
 """
 
+from pna.draw.change import change_figure
 from pna.draw.overlay import legend, overlay
 from pna.draw.palette import save_labels, write_image
 from pna.draw.sheet import Entry, contact_sheet
@@ -18,6 +20,7 @@ from pna.draw.strip import strip
 
 __all__ = [
     "Entry",
+    "change_figure",
     "contact_sheet",
     "legend",
     "overlay",

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from pna.draw.palette import UInt8Array, check_labels
 from pna.draw.text import INK, PAPER, fit_text, text_width, write
 from pna.errors import PnaError
-from pna.labels import IGNORE_COLOR, IGNORE_INDEX, LabelSpace
+from pna.labels import IGNORE_COLOR, IGNORE_INDEX, Color, LabelSpace
 
 _EDGE = np.array((255, 255, 255), dtype=np.float32)
 _BAND = 512  # rows that are blended at once
@@ -77,15 +77,25 @@ def legend(label_space: LabelSpace, present: Iterable[int], *, width: int) -> Im
     """
     named = dict(enumerate(label_space.classes)) | {IGNORE_INDEX: "ignored"}
     colors = dict(enumerate(label_space.colors)) | {IGNORE_INDEX: IGNORE_COLOR}
-    lines = _wrap([(c, named[c]) for c in present], width)
+    return swatches([(colors[c], named[c]) for c in present], width=width)
+
+
+def swatches(entries: Iterable[tuple[Color, str]], *, width: int) -> Image.Image:
+    """Draw colors, each before its name, wrapped into lines.
+
+    Args:
+        entries: Colors and names, in the order to draw.
+        width: Width of the image in pixels; the height follows from the number of lines.
+    """
+    lines = _wrap(entries, width)
     image = Image.new("RGB", (width, max(1, len(lines)) * _LINE), PAPER)
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
         middle = number * _LINE + _LINE // 2
-        for x, c, name in line:
+        for x, color, name in line:
             top = middle - _SWATCH // 2
             box = (x, top, x + _SWATCH - 1, top + _SWATCH - 1)
-            draw.rectangle(box, fill=colors[c], outline=INK)
+            draw.rectangle(box, fill=color, outline=INK)
             write(image, name, (x + _SWATCH + _GAP, middle), _TEXT, anchor="lm")
     return image
 
@@ -108,16 +118,16 @@ def _edges(labels: UInt8Array) -> npt.NDArray[np.bool_]:
     return edges
 
 
-def _wrap(entries: list[tuple[int, str]], width: int) -> list[list[tuple[int, int, str]]]:
-    """Place (class, name) entries: lines of (x, class, name)."""
-    lines: list[list[tuple[int, int, str]]] = []
+def _wrap(entries: Iterable[tuple[Color, str]], width: int) -> list[list[tuple[int, Color, str]]]:
+    """Place (color, name) entries: lines of (x, color, name)."""
+    lines: list[list[tuple[int, Color, str]]] = []
     x = width  # full: the first entry opens the first line
-    for c, name in entries:
+    for color, name in entries:
         name = fit_text(name, max(0, width - _SWATCH - 2 * _GAP), _TEXT)
         needed = _SWATCH + _GAP + text_width(name, _TEXT)
         if x + needed > width:
             lines.append([])
             x = _GAP
-        lines[-1].append((x, c, name))
+        lines[-1].append((x, color, name))
         x += needed + 3 * _GAP
     return lines

@@ -1,0 +1,1 @@
+"""Mask files of any kind as arrays, and arrays back into the same kind of file."""
