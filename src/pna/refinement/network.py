@@ -1,0 +1,243 @@
+"""The network that refines masks of any classes: an image and its masks in, better masks out.
+
+    image ─ encoder ─> features at strides 32, 16, 8, 4 ─┬─ of the pixels themselves: 2, 1
+      │                                                  │
+      └──── colors ──────────────────────┐               │   once for all classes
+                                         v               v
+    masks ─ average to each stride ─> stage 1..6: gather the coarser logits, correct them
+
+A stage knows no classes. It gathers the coarser logits of all masks by one set of weights from the
+image, and corrects each mask by the same small network, on the part of the image where the mask
+lies. So the number of classes is free, and a further class costs a fraction of the first.
+
+The stages are those of `pna.model.pna` ("mixer", gathered logits), with one difference: a stage
+also sees the given mask at its own stride, and mixes it with what it gathered by a weight that it
+predicts, so detail of a mask that is right passes unchanged.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pna.model.encoder import EncoderWeights, TimmEncoder, create_encoder
+from pna.model.pna.layers import Pointwise
+from pna.model.pna.nam import LogitGathering, Neighborhood
+from pna.model.pna.stage import ImageStem, MixerBlock
+from pna.model.resize import average, resize
+
+MOST_SURE = 4.0
+"""Masks enter as logits in [-4, 4]: nothing that is given is surer than 98 %."""
+
+WIDTHS = (8, 16, 32, 48, 64, 96)
+"""Channels of the stages at strides 1 to 32."""
+
+Box = tuple[slice, slice]
+"""Rows and columns, in cells of the coarsest stride."""
+
+
+class StageResult(NamedTuple):
+    """Output of one stage.
+
+    Attributes:
+        logits: (B, K, H, W) of the foreground of each mask.
+        neighborhood: What the coarser logits were gathered with; None in the first stage.
+    """
+
+    logits: Tensor
+    neighborhood: Neighborhood | None
+
+
+class PixelStem(nn.Module):
+    """Features of the pixels themselves, at stride 1.
+
+    Args:
+        channels: Channels of the result.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to (B, C, H, W)."""
+        return F.gelu(self.conv(images - 0.5))
+
+
+class MaskStage(nn.Module):
+    """Gather the coarser logits, see the given mask, correct.
+
+    Args:
+        in_channels: Channels C of the features.
+        width: Channels D of the stage.
+        handed_on: Channels that the coarser stage hands on; None for the first stage, which gathers
+            nothing.
+        window: Side of the neighborhood in cells of the coarser logits, odd.
+        depth: Number of blocks.
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, handed_on: int | None, window: int, depth: int
+    ) -> None:
+        super().__init__()
+        self.embed_feature = Pointwise(in_channels, width)
+        self.embed_mask = Pointwise(4, width)
+        self.receive = None if handed_on is None else Pointwise(handed_on, width, bias=False)
+        self.carry = None if handed_on is None else LogitGathering(width, window)
+        self.blocks = nn.Sequential(*(MixerBlock(width, 2.0) for _ in range(depth)))
+        self.classifier = Pointwise(width, 2)
+        # A stage starts by believing the mask and what was gathered alike, and corrects nothing.
+        nn.init.normal_(self.classifier.weight, std=1e-3)
+        nn.init.zeros_(self.classifier.bias)
+
+    def gather(
+        self, f: Tensor, coarse: Tensor, image: Tensor
+    ) -> tuple[Tensor, Neighborhood | None]:
+        """Gather logits (B, h, w, K) to the grid of the features (B, H, W, D)."""
+        assert self.carry is not None
+        carried, neighborhood = self.carry(f, coarse, image)
+        return carried, neighborhood
+
+    def correct(
+        self, f: Tensor, given: Tensor, carried: Tensor, handed_on: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Correct the logits of one mask.
+
+        Args:
+            f: (B, H, W, D) embedded features.
+            given: (B, H, W, 1) logits of the given mask at this stride.
+            carried: (B, H, W, 1) logits gathered from the coarser stage.
+            handed_on: (B, h, w, D') of the coarser stage.
+
+        Returns:
+            Logits (B, H, W, 1), and features (B, H, W, D) to hand on.
+        """
+        # Both as they are and as probabilities: how sure they are matters, and so does the side.
+        both = torch.cat([given, carried], -1)
+        x = f + self.embed_mask(torch.cat([both / MOST_SURE, both.sigmoid() - 0.5], -1))
+        if self.receive is not None:
+            assert handed_on is not None
+            received = self.receive(handed_on).permute(0, 3, 1, 2)
+            x = x + resize(received, f.shape[1:3]).permute(0, 2, 3, 1)
+        x = self.mix(x)
+        correction, trust = self.classifier(x).split(1, -1)
+        return torch.lerp(carried, given, trust.sigmoid()) + correction, x
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, D) to (B, H, W, D)."""
+        return cast(Tensor, self.blocks(x))
+
+
+class MaskRefiner(nn.Module):
+    """Refine masks of any number of classes on one image.
+
+    Args:
+        encoder: A pyramid of strides 4, 8, 16 and 32.
+        stems: Features of the image itself at strides 1 and 2.
+        stages: Coarse to fine, one for each stride from 32 to 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self, encoder: TimmEncoder, stems: Sequence[nn.Module], stages: Sequence[MaskStage]
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("mean", torch.tensor(encoder.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(encoder.std)[:, None, None])
+        # Divides the last logits, so that a probability of 0.8 is right in 80 of 100 pixels.
+        self.register_buffer("temperature", torch.ones(()))
+        self.stems = nn.ModuleList(stems)
+        self.stages = nn.ModuleList(stages)
+
+    @property
+    def divisor(self) -> int:
+        """Sides of images must be multiples of this: pixels per coarsest cell."""
+        return self.encoder.divisor
+
+    def forward(
+        self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None
+    ) -> list[StageResult]:
+        """Refine masks.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1], sides multiples of `divisor`.
+            masks: (B, K, H, W) probabilities of the foreground.
+            boxes: Where each mask is corrected; everywhere by default. Elsewhere it stays.
+
+        Returns:
+            The result of each stage, coarse to fine; the last has the size of the images.
+        """
+        K = masks.shape[1]
+        maps = [stem(images) for stem in self.stems]
+        maps += self.encoder((images - self.mean) / self.std)
+        whole = (slice(None), slice(None))
+        boxes = [whole] * K if boxes is None else boxes
+        results: list[StageResult] = []
+        handed_on: list[Tensor | None] = [None] * K
+        logits: Tensor | None = None  # (B, h, w, K)
+        for stage, feature in zip(self.stages, reversed(maps), strict=True):
+            assert isinstance(stage, MaskStage)
+            size = feature.shape[-2:]
+            cells = size[0] * self.divisor // images.shape[-2]  # of this stage in a coarsest one
+            f = stage.embed_feature(feature.permute(0, 2, 3, 1))
+            given = to_logits(average(masks, size)).permute(0, 2, 3, 1)
+            neighborhood = None
+            carried = given
+            if logits is not None:
+                image = average(images, size).permute(0, 2, 3, 1)
+                carried, neighborhood = stage.gather(f, logits, image)
+            if boxes == [whole] * K and K == 1:
+                logits, handed_on[0] = stage.correct(f, given, carried, handed_on[0])
+            else:
+                logits = given.clone()
+                for k, box in enumerate(boxes):
+                    rows, cols = (_finer(part, cells) for part in box)
+                    part = (slice(None), rows, cols, slice(k, k + 1))
+                    corrected, handed_on[k] = stage.correct(
+                        f[:, rows, cols], given[part], carried[part], handed_on[k]
+                    )
+                    logits[part] = corrected
+            results.append(StageResult(logits.permute(0, 3, 1, 2), neighborhood))
+        return results
+
+
+def to_logits(probabilities: Tensor) -> Tensor:
+    """Turn probabilities of masks into logits in [-4, 4]."""
+    least = 1 / (1 + float(torch.tensor(MOST_SURE).exp()))
+    return probabilities.clamp(least, 1 - least).logit()
+
+
+def _finer(part: slice, cells: int) -> slice:
+    return part if part.start is None else slice(part.start * cells, part.stop * cells)
+
+
+def create_mask_refiner(
+    *,
+    encoder_weights: EncoderWeights | None = "imagenet",
+    widths: Sequence[int] = WIDTHS,
+    window: int = 5,
+    depths: Sequence[int] = (1, 1, 1, 1, 2, 2),
+) -> MaskRefiner:
+    """Build the network on EfficientNet-Lite0; the defaults are the bundled one.
+
+    Args:
+        encoder_weights: "imagenet" starts its encoder from pretrained weights, None at random.
+        widths: Channels of the stages, fine to coarse: strides 1, 2, 4, 8, 16, 32.
+        window: Side of the neighborhoods, in cells of the coarser stage, odd.
+        depths: Blocks of the stages, fine to coarse.
+    """
+    encoder = create_encoder("tf_efficientnet_lite0", weights=encoder_weights)
+    stems = [PixelStem(widths[0]), ImageStem(3, widths[1])]
+    channels = [widths[0], widths[1], *encoder.channels]
+    handed_on = [*widths[1:], None]
+    stages = [
+        MaskStage(channels[i], widths[i], handed_on[i], window, depths[i])
+        for i in reversed(range(len(channels)))
+    ]
+    return MaskRefiner(encoder, stems, stages)
