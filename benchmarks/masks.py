@@ -1,0 +1,235 @@
+"""Train mask refiners and their controls, and score them on held-out and on real masks.
+
+    python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
+    python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
+    python benchmarks/masks.py bundle RUN
+
+`train` continues a run that was interrupted. Networks: `refiner` (the one that is bundled),
+`decoder` and `decoder-features` (convolutional decoders of its size; the second hands its features
+on). `score` writes `results/masks.json` and `masks.md`: on scenes that were held out, made coarse
+by a rule that no training used, on right masks, which are to stay, and on other networks' masks.
+`bundle` writes a run's weights, in half precision, to the package.
+
+PATH holds `crisp` (images, masks, objects), `hrcds` and `realmasks`, as described in the README of
+the bundled refiner.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pna.files import write_text_atomically
+from pna.inference.refine import load_mask_refiner, refine_mask
+from pna.lab.fitting import FitSettings, fit
+from pna.lab.machine import describe
+from pna.lab.masks.calibration import calibrate
+from pna.lab.masks.coarsen import coarsen
+from pna.lab.masks.decoder import create_mask_decoder
+from pna.lab.masks.scenes import Scene, draw_example, find_colored, find_crisp, split
+from pna.lab.masks.scoring import Pair, SetScores, read_pairs, score_set
+from pna.lab.masks.training import draw_batch, refinement_losses
+from pna.labels import DAMAGE
+from pna.refinement.masks import RefineConfig
+from pna.refinement.network import MaskRefiner, create_mask_refiner
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS: Mapping[str, Callable[[], MaskRefiner]] = {
+    "refiner": create_mask_refiner,
+    "decoder": partial(create_mask_decoder, pass_features=False),
+    "decoder-features": partial(create_mask_decoder, pass_features=True),
+}
+KINDS = ("osie", "ccp", "nuclei")
+"""Kinds of scenes whose terms allow a model that is redistributed."""
+REAL = {
+    "sod/Amulet": ("sod", "Amulet"),
+    "sod/DSS": ("sod", "DSS"),
+    "sod/PiCANet": ("sod", "PiCANet"),
+    "osie/cfps": ("osie", "cfps"),
+    "voc/pred": ("voc", "pred"),
+    "leukocyte/pred": ("leukocyte", "pred"),
+    "ship/pred": ("ship", "pred"),
+}
+SIZE = (384, 384)
+DEGREES = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is: written beside its weights."""
+
+    network: str
+    steps: int
+    seed: int
+    size: tuple[int, int] = (256, 256)
+    batch_size: int = 8
+
+
+def find_scenes(data: Path) -> tuple[list[Scene], list[Scene]]:
+    """Scenes to train on, and held-out ones; none is of an image of the real masks."""
+    scored = [f"osie_{path.stem}" for path in (data / "realmasks" / "osie" / "images").iterdir()]
+    scenes = find_crisp(data / "crisp", KINDS, without=scored)
+    return split([*scenes, *find_colored(data / "hrcds", "damage", DAMAGE)])
+
+
+def train(run: Path, data: Path, settings: RunSettings) -> None:
+    """Train, or go on training."""
+    scenes, held_out = find_scenes(data)
+    torch.manual_seed(settings.seed)
+    network = NETWORKS[settings.network]()
+    encoder = {name for name, _ in network.named_parameters() if name.startswith("encoder.")}
+    run.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(run / "settings.json", json.dumps(asdict(settings), indent=1) + "\n")
+    draw = partial(
+        draw_batch,
+        scenes,
+        size=settings.size,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    fitted = fit(
+        network,
+        lambda step: refinement_losses(network, draw(step)),
+        run,
+        FitSettings(steps=settings.steps),
+        encoder=encoder,
+    )
+    assert isinstance(fitted, MaskRefiner)
+    fitted.temperature.fill_(calibrate(fitted, [draw_batch_of(held_out, i) for i in range(8)]))
+    torch.save(fitted.state_dict(), run / "network.pt")
+
+
+def draw_batch_of(scenes: list[Scene], number: int) -> Any:
+    """A batch of held-out scenes."""
+    return draw_batch(scenes, number, size=(256, 256), batch_size=8, seed=10_000)
+
+
+def held_out_pairs(scenes: list[Scene], degree: float | None) -> Iterator[Pair]:
+    """A part of each held-out scene with a mask of a degree of coarseness; None is a right one."""
+    for number, scene in enumerate(scenes):
+        rng = np.random.default_rng((20_000, number))
+        example = draw_example([scene], SIZE, rng)
+        given = example.mask.astype(np.float32)
+        if degree is not None:
+            given = coarsen(example.mask, rng, rule="vertices_and_boxes", amount=degree)
+        yield Pair(scene.image.stem, example.image, given, example.mask.astype(np.uint8))
+
+
+def score(network: MaskRefiner, data: Path, config: RefineConfig) -> dict[str, SetScores]:
+    """Score a network on all sets."""
+
+    def refine(
+        image: npt.NDArray[np.uint8], given: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        return refine_mask(network, image, given > 0.5, config).mask.astype(np.float32)
+
+    _, held_out = find_scenes(data)
+    scores = {"right masks": score_set(held_out_pairs(held_out, None), refine)}
+    for degree in DEGREES:
+        name = f"held out, degree {degree:g}"
+        scores[name] = score_set(held_out_pairs(held_out, degree), refine)
+    for name, (folder, method) in REAL.items():
+        scores[name] = score_set(read_pairs(data / "realmasks" / folder, method), refine)
+    return scores
+
+
+def load_run(run: Path) -> MaskRefiner:
+    """The trained network of a run."""
+    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    network = NETWORKS[settings["network"]]()
+    network.load_state_dict(torch.load(run / "network.pt", weights_only=True))
+    return network.eval()
+
+
+def table(results: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    lines = [
+        "# Mask refiners",
+        "",
+        "Made by `python benchmarks/masks.py score RUN ... --data PATH`. IoU / boundary IoU / mBA",
+        "in per cent, before and after; share of the images whose IoU fell by more than 0.2",
+        "points, the largest fall in points, and the share of pixels that changed.",
+    ]
+    for name, result in results.items():
+        lines += [
+            "",
+            f"**{name}**",
+            "",
+            "| masks | images | before | after | worse | fall | changed |",
+        ]
+        lines += ["| :-- | --: | --: | --: | --: | --: | --: |"]
+        for masks, scores in result["scores"].items():
+            before, after = (
+                " / ".join(f"{100 * value:.1f}" for value in scores[key])
+                for key in ("before", "after")
+            )
+            lines.append(
+                f"| {masks} | {scores['number']} | {before} | {after} | "
+                f"{100 * scores['share_worse']:.0f} % | {100 * scores['largest_loss']:.1f} | "
+                f"{100 * scores['share_changed']:.2f} % |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train, score or bundle."""
+    parser = argparse.ArgumentParser(description="Train and score mask refiners.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    parts = {name: commands.add_parser(name) for name in ("train", "score", "bundle")}
+    for name in ("train", "bundle"):
+        parts[name].add_argument("run", type=Path)
+    for name in ("train", "score"):
+        parts[name].add_argument("--data", type=Path, required=True)
+    parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
+    parts["train"].add_argument("--steps", type=int, default=3000)
+    parts["train"].add_argument("--seed", type=int, default=0)
+    parts["score"].add_argument("runs", nargs="+", type=Path)
+    parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
+    parts["score"].add_argument("--radius", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        settings = RunSettings(arguments.network, arguments.steps, arguments.seed)
+        train(arguments.run, arguments.data, settings)
+    elif arguments.command == "score":
+        file = RESULTS / "masks.json"
+        results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        config = RefineConfig(strength=arguments.strength, radius=arguments.radius)
+        for run in arguments.runs:
+            scores = score(load_run(run), arguments.data, config)
+            results[run.name] = {
+                "settings": json.loads((run / "settings.json").read_text(encoding="utf-8")),
+                "config": asdict(config),
+                "scores": {name: value._asdict() for name, value in scores.items()},
+                "machine": describe(torch.device("cpu")),
+            }
+            write_text_atomically(file, json.dumps(results, indent=1) + "\n")
+            write_text_atomically(file.with_suffix(".md"), table(results))
+    else:
+        save_bundled(load_run(arguments.run))
+
+
+def save_bundled(network: MaskRefiner) -> None:
+    """Write the weights to the package, in half precision but for statistics."""
+    from safetensors.torch import save_file
+
+    from pna.inference.refine import WEIGHTS
+
+    parameters = {name for name, _ in network.named_parameters()}
+    state = {
+        name: (value.half() if name in parameters else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, WEIGHTS)
+    load_mask_refiner(WEIGHTS)
+
+
+if __name__ == "__main__":
+    main()

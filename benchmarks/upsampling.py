@@ -1,0 +1,159 @@
+"""Train the feature upsampler and probe it, beside other ways of upsampling.
+
+    python benchmarks/upsampling.py train RUN --data PATH [--network upsampler] [--steps N]
+    python benchmarks/upsampling.py probe RUN ... --data PATH
+    python benchmarks/upsampling.py bundle RUN
+
+Networks: `upsampler` (the one that is bundled) and `naf`. PATH holds `crisp`, `camvid` and
+`voc2012`. `probe` writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear
+classifier on the features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by
+every run and by bilinear and joint bilateral upsampling.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from masks import find_scenes
+from torch import Tensor, nn
+
+from pna.data.camvid import CamVid
+from pna.data.dataset import SegmentationDataset
+from pna.data.voc2012 import VOC2012
+from pna.files import write_text_atomically
+from pna.inference.upsample import WEIGHTS
+from pna.lab.fitting import FitSettings, fit
+from pna.lab.machine import describe
+from pna.lab.upsampling.bilateral import joint_bilateral
+from pna.lab.upsampling.naf import NAF
+from pna.lab.upsampling.probe import (
+    ProbeSettings,
+    Upsample,
+    cache_features,
+    score_probe,
+    train_probe,
+)
+from pna.lab.upsampling.training import draw_images, upsampling_losses
+from pna.model.encoder import create_encoder
+from pna.model.resize import resize
+from pna.refinement.upsampler import FeatureUpsampler
+
+RESULTS = Path(__file__).parent / "results" / "upsampling.json"
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"upsampler": FeatureUpsampler, "naf": NAF}
+ENCODER = "tf_efficientnet_lite0"
+
+
+def bilinear(images: Tensor, features: Tensor, size: Any) -> Tensor:
+    """Upsample without the image."""
+    return resize(features, size)
+
+
+FIXED: Mapping[str, Upsample] = {"bilinear": bilinear, "joint bilateral": joint_bilateral}
+
+
+def train(run: Path, data: Path, name: str, steps: int, seed: int) -> None:
+    """Train, or go on training."""
+    scenes, _ = find_scenes(data)
+    torch.manual_seed(seed)
+    network, encoder = NETWORKS[name](), create_encoder(ENCODER).eval().requires_grad_(False)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        batch = draw_images(scenes, step, side=256, batch_size=4, seed=seed)
+        return upsampling_losses(network, encoder, batch, step)
+
+    fitted = fit(network, losses, run, FitSettings(steps=steps, lr=2e-3, head_lr=None))
+    write_text_atomically(run / "settings.json", json.dumps({"network": name, "steps": steps}))
+    torch.save(fitted.state_dict(), run / "network.pt")
+
+
+def load_run(run: Path) -> nn.Module:
+    """The trained network of a run."""
+    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    network = NETWORKS[settings["network"]]()
+    network.load_state_dict(torch.load(run / "network.pt", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+def probe(runs: list[Path], data: Path) -> None:
+    """Score all ways on both data sets at both strides."""
+    encoder = create_encoder(ENCODER).eval().requires_grad_(False)
+    ways: dict[str, Upsample] = {**FIXED, **{run.name: load_run(run) for run in runs}}
+    sets: dict[str, tuple[SegmentationDataset, SegmentationDataset]] = {
+        "camvid": (CamVid(data / "camvid", "train"), CamVid(data / "camvid", "val")),
+        "voc2012": (VOC2012(data / "voc2012", "train"), VOC2012(data / "voc2012", "val")),
+    }
+    for name, (training, validation) in sets.items():
+        classes = training.labels.num_classes
+        for stride in (16, 32):
+            items = [list(cache_features(encoder, part, stride)) for part in (training, validation)]
+            for way, upsample in ways.items():
+                fitted = train_probe(items[0], classes, upsample, ProbeSettings(stride))
+                score = score_probe(fitted, items[1], classes, upsample)
+                print(f"{name}, stride {stride}, {way}: {100 * score:.2f}", flush=True)
+                keep(f"{name}, stride {stride}", way, score)
+
+
+def keep(part: str, way: str, score: float) -> None:
+    """Write a score, and the table of all."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    results["machine"] = describe(torch.device("cpu"))
+    results.setdefault("scores", {}).setdefault(part, {})[way] = score
+    write_text_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+    parts = list(results["scores"])
+    ways = dict.fromkeys(way for scores in results["scores"].values() for way in scores)
+    lines = [
+        "# Upsampled features",
+        "",
+        "mIoU in per cent of a linear classifier on the features of a fixed EfficientNet-Lite0,",
+        "upsampled to stride 4. Made by `benchmarks/upsampling.py probe RUN ... --data PATH`.",
+        "",
+        f"| | {' | '.join(parts)} |",
+        f"|---|{'---|' * len(parts)}",
+    ]
+    for way in ways:
+        cells = [
+            f"{100 * scores[way]:.1f}" if way in scores else "–"
+            for scores in results["scores"].values()
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    write_text_atomically(RESULTS.with_suffix(".md"), "\n".join(lines) + "\n")
+
+
+def bundle(run: Path) -> None:
+    """Write a run's weights to the package."""
+    from safetensors.torch import save_file
+
+    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+    state = load_run(run).state_dict()
+    save_file({name: value.half().contiguous() for name, value in state.items()}, WEIGHTS)
+
+
+def main() -> None:
+    """Train, probe or bundle."""
+    parser = argparse.ArgumentParser(description="Train and score feature upsamplers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train")
+    training.add_argument("run", type=Path)
+    training.add_argument("--data", type=Path, required=True)
+    training.add_argument("--network", choices=NETWORKS, default="upsampler")
+    training.add_argument("--steps", type=int, default=2000)
+    training.add_argument("--seed", type=int, default=0)
+    training.set_defaults(
+        work=lambda a: train(a.run, a.data, a.network, a.steps, a.seed),
+    )
+    probing = commands.add_parser("probe")
+    probing.add_argument("runs", nargs="*", type=Path)
+    probing.add_argument("--data", type=Path, required=True)
+    probing.set_defaults(work=lambda a: probe(a.runs, a.data))
+    bundling = commands.add_parser("bundle")
+    bundling.add_argument("run", type=Path)
+    bundling.set_defaults(work=lambda a: bundle(a.run))
+    arguments = parser.parse_args()
+    arguments.work(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Images with accurate masks to train and score a mask refiner on.
+
+A scene is an image and a map of its objects; a sample is a part of it at some scale, with the
+accurate mask of one object or of several. Besides real images there are made ones: an object pasted
+several times, so that it touches others of its kind, and drawings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from pna.data.pairs import files_by_stem
+from pna.data.reading import read_color_mask, read_image, read_index_mask
+from pna.errors import PnaError
+from pna.labels import LabelSpace
+
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+_LEAST_PIXELS = 64
+"""An object with fewer is no example of an outline."""
+_HELD_OUT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image and the map of its objects.
+
+    Attributes:
+        image: File of the image.
+        objects: File of the map.
+        kind: Where it is from: "osie", "nuclei", ...
+        labels: The classes of a map in colors; None for a map of numbers.
+    """
+
+    image: Path
+    objects: Path
+    kind: str
+    labels: LabelSpace | None = None
+
+
+class Example(NamedTuple):
+    """A part of an image with an accurate mask.
+
+    Attributes:
+        image: (H, W, 3) RGB.
+        mask: (H, W).
+    """
+
+    image: UInt8Array
+    mask: BoolArray
+
+
+def find_crisp(root: Path, kinds: Sequence[str], *, without: Sequence[str] = ()) -> list[Scene]:
+    """Find scenes in a folder of `images`, `masks` and, where there are any, maps of `objects`.
+
+    Args:
+        root: The folder.
+        kinds: Which images: those whose names begin so, up to the first underscore.
+        without: Stems to leave out.
+
+    Raises:
+        PnaError: There is no such folder, or no image of a kind.
+    """
+    images = files_by_stem(root / "images", needed_for="the images")
+    masks = files_by_stem(root / "masks", needed_for="their masks")
+    objects = files_by_stem(root / "objects", needed_for="the maps of their objects")
+    scenes = []
+    for kind in kinds:
+        stems = [stem for stem in sorted(images) if stem.partition("_")[0] == kind]
+        if not stems:
+            raise PnaError(f"{root / 'images'}: expected images named {kind}_..., got none")
+        scenes += [
+            Scene(images[stem], objects.get(stem, masks[stem]), kind)
+            for stem in stems
+            if stem not in without
+        ]
+    return scenes
+
+
+def find_colored(root: Path, kind: str, labels: LabelSpace) -> list[Scene]:
+    """Find scenes in a folder of `images` and `masks` in colors."""
+    images = files_by_stem(root / "images", needed_for="the images")
+    masks = files_by_stem(root / "masks", needed_for="their masks")
+    return [Scene(images[stem], masks[stem], kind, labels) for stem in sorted(images)]
+
+
+def split(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Scene]]:
+    """Split scenes into those to train on and those to score on: every tenth of a kind."""
+    train: list[Scene] = []
+    held_out: list[Scene] = []
+    for kind in dict.fromkeys(scene.kind for scene in scenes):
+        for i, scene in enumerate(scene for scene in scenes if scene.kind == kind):
+            (held_out if i % _HELD_OUT_EVERY == 0 else train).append(scene)
+    return train, held_out
+
+
+@lru_cache(maxsize=1000)
+def read_scene(scene: Scene) -> tuple[UInt8Array, npt.NDArray[np.integer]]:
+    """Read an image (H, W, 3) and its map of objects (H, W): 0 is background.
+
+    Raises:
+        PnaError: A file cannot be read, or the two have different sizes.
+    """
+    image = read_image(scene.image)
+    if scene.labels is not None:
+        objects: npt.NDArray[np.integer] = read_color_mask(scene.objects, scene.labels)
+    else:
+        objects = read_index_mask(scene.objects)
+    if objects.shape != image.shape[:2]:
+        raise PnaError(
+            f"{scene.objects}: expected a map of {image.shape[:2]}, as the image has, got "
+            f"{objects.shape}"
+        )
+    return image, objects
+
+
+def choose_mask(objects: npt.NDArray[np.integer], rng: np.random.Generator) -> BoolArray | None:
+    """Choose one object of a map, or now and then all; None if none is large enough."""
+    ids, counts = np.unique(objects, return_counts=True)
+    ids = ids[(counts >= _LEAST_PIXELS) & (ids > 0)]
+    if ids.size == 0:
+        return None
+    if ids.size > 1 and rng.random() < 0.3:
+        return objects > 0
+    chosen: BoolArray = objects == rng.choice(ids)
+    return chosen
+
+
+def draw_example(
+    scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Generator
+) -> Example:
+    """Draw a part of a scene, of a pasted one, or a drawing.
+
+    Args:
+        scenes: To choose from, each kind alike often.
+        size: (H, W) of the result.
+        rng: The source of all randomness.
+    """
+    made = rng.random()
+    if made < 0.08:
+        return draw_shapes(size, rng)
+    kinds = sorted({scene.kind for scene in scenes})
+    while True:
+        # The square root of their number: between all images and all kinds alike.
+        weights = np.sqrt([sum(scene.kind == kind for scene in scenes) for kind in kinds])
+        kind = rng.choice(kinds, p=weights / weights.sum())
+        candidates = [scene for scene in scenes if scene.kind == kind]
+        image, objects = read_scene(candidates[rng.integers(len(candidates))])
+        mask = choose_mask(objects, rng)
+        if mask is None:
+            continue
+        example = cut(image, mask, size, rng)
+        if example.mask.any():
+            return paste_copies(example, rng) if made < 0.25 else example
+
+
+def cut(
+    image: UInt8Array, mask: BoolArray, size: tuple[int, int], rng: np.random.Generator
+) -> Example:
+    """Cut a part of an image around some of a mask, scaled so that the mask fills a share of it."""
+    H, W = size
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    extent = max(np.ptp(rows) + 1, np.ptp(cols) + 1)
+    scale = np.clip(min(size) * rng.uniform(0.3, 1.3) / extent, 0.3, 2.5)
+    # Large enough that the image fills the part, if that is not too large.
+    fitting = max(H / mask.shape[0], W / mask.shape[1])
+    scale = max(scale, min(fitting, 2.5))
+    # A pixel of the mask comes to lie anywhere in the part.
+    y, x = np.argwhere(mask)[rng.integers(mask.sum())]
+    h, w = H / scale, W / scale
+    top = np.clip(y - rng.uniform(0.1, 0.9) * h, 0, max(0, mask.shape[0] - h))
+    left = np.clip(x - rng.uniform(0.1, 0.9) * w, 0, max(0, mask.shape[1] - w))
+    box = (left, top, min(left + w, mask.shape[1]), min(top + h, mask.shape[0]))
+    # Smaller than the part where the image is too small: padded by its edge below.
+    target = (
+        max(1, round((box[2] - box[0]) * scale)),
+        max(1, round((box[3] - box[1]) * scale)),
+    )
+    part = Image.fromarray(image).resize(target, Image.Resampling.BILINEAR, box)
+    # Smoothly, and cut at a half: an enlarged mask keeps smooth outlines.
+    soft = Image.fromarray(mask.astype(np.uint8) * 255)
+    small = np.asarray(soft.resize(target, Image.Resampling.BILINEAR, box)) >= 128
+    missing = ((0, max(0, H - target[1])), (0, max(0, W - target[0])))
+    pixels = np.pad(np.asarray(part), (*missing, (0, 0)), mode="edge")[:H, :W]
+    inside = np.pad(small, missing, mode="edge")[:H, :W]
+    if rng.random() < 0.5:
+        pixels, inside = pixels[:, ::-1], inside[:, ::-1]
+    return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(inside))
+
+
+def cut_part(
+    image: UInt8Array, objects: npt.NDArray[np.integer], side: int, rng: np.random.Generator
+) -> tuple[UInt8Array, npt.NDArray[np.integer]]:
+    """Cut a square part of an image and of its map, at a random scale and mirrored or not."""
+    H, W = objects.shape
+    scale = max(side / min(H, W), rng.uniform(0.5, 1.2))
+    reach = side / scale
+    top, left = rng.uniform(0, max(0, H - reach)), rng.uniform(0, max(0, W - reach))
+    box = (left, top, min(left + reach, W), min(top + reach, H))
+    size = (side, side)
+    pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box))
+    ids = Image.fromarray(objects.astype(np.int32))
+    parts = np.asarray(ids.resize(size, Image.Resampling.NEAREST, box))
+    if rng.random() < 0.5:
+        pixels, parts = pixels[:, ::-1], parts[:, ::-1]
+    return pixels.copy(), parts.copy()
+
+
+def paste_copies(example: Example, rng: np.random.Generator) -> Example:
+    """Paste an object around itself several times: neighbors of one kind that touch.
+
+    The mask stays that of the object, less what the copies cover: its outline towards a copy is
+    one that colors hardly show.
+    """
+    image, mask = example.image.copy(), example.mask
+    H, W = mask.shape
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    h, w = np.ptp(rows) + 1, np.ptp(cols) + 1
+    if h * w > 0.4 * H * W or min(h, w) < 8:
+        return example
+    cutout = (slice(rows[0], rows[0] + h), slice(cols[0], cols[0] + w))
+    object_image, object_mask = image[cutout].copy(), mask[cutout].copy()
+    visible = mask.copy()
+    for _ in range(rng.integers(2, 7)):
+        if rng.random() < 0.5:
+            object_image, object_mask = object_image[:, ::-1], object_mask[:, ::-1]
+        angle = rng.uniform(0, 2 * np.pi)
+        reach = rng.uniform(0.6, 1.0)
+        top = int(rows[0] + reach * h * np.sin(angle))
+        left = int(cols[0] + reach * w * np.cos(angle))
+        # The part of the copy inside of the image.
+        y0, y1, x0, x1 = max(top, 0), min(top + h, H), max(left, 0), min(left + w, W)
+        if y0 >= y1 or x0 >= x1:
+            continue
+        inner = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+        place = (slice(y0, y1), slice(x0, x1))
+        is_copy = object_mask[inner]
+        if rng.random() < 0.5:  # behind the object itself
+            is_copy = is_copy & ~mask[place]
+        image[place][is_copy] = object_image[inner][is_copy]
+        visible[place] &= ~is_copy
+    return Example(image, visible) if visible.sum() >= _LEAST_PIXELS else example
+
+
+def draw_shapes(size: tuple[int, int], rng: np.random.Generator) -> Example:
+    """Draw several shapes of one kind on a plain or noisy ground; the mask is one of them."""
+    H, W = size
+    ground, color = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
+    canvas = Image.new("RGB", (2 * W, 2 * H), tuple(int(c) for c in ground))
+    layer = Image.new("L", (2 * W, 2 * H))
+    drawing, mask_drawing = ImageDraw.Draw(canvas), ImageDraw.Draw(layer)
+    number, radius = rng.integers(1, 25), min(size) * rng.uniform(0.05, 0.35)
+    is_thin = rng.random() < 0.3
+    chosen = number - 1 if rng.random() < 0.5 else rng.integers(number)
+    for i in range(number):
+        tone = tuple(int(c) for c in np.clip(color + rng.normal(0, 12, 3), 0, 255))
+        y, x = rng.uniform(0, 2 * H), rng.uniform(0, 2 * W)
+        if is_thin:
+            bends = np.add(rng.normal(0, 2 * radius, (4, 2)).cumsum(0), (x, y))
+            line, width = [tuple(p) for p in bends], int(rng.integers(2, 14))
+            drawing.line(line, fill=tone, width=width, joint="curve")
+            mask_drawing.line(line, fill=255 if i == chosen else 0, width=width, joint="curve")
+            continue
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(5, 40)))
+        reach = 2 * radius * rng.uniform(0.6, 1.1, angles.size)
+        outline = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], 1)
+        polygon = [tuple(p) for p in outline]
+        drawing.polygon(polygon, fill=tone)
+        mask_drawing.polygon(polygon, fill=255 if i == chosen else 0)
+    half = (W, H)
+    pixels = np.asarray(canvas.resize(half, Image.Resampling.BOX), np.float32)
+    noise = rng.normal(0, rng.uniform(0, 25), (H, W, 1)) + rng.normal(0, 4, (H, W, 3))
+    mask = np.asarray(layer.resize(half, Image.Resampling.BOX)) >= 128
+    if not mask.any():
+        return draw_shapes(size, rng)
+    return Example(np.clip(pixels + noise, 0, 255).astype(np.uint8), mask)
