@@ -2,16 +2,14 @@
 
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
     python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
-    python benchmarks/masks.py bundle RUN
 
-`train` continues a run that was interrupted. Networks: `refiner` (the one that is bundled),
-`decoder` and `decoder-features` (convolutional decoders of its size; the second hands its features
-on). `score` writes `results/masks.json` and `masks.md`: on scenes that were held out, made coarse
-by a rule that no training used, on right masks, which are to stay, and on other networks' masks.
-`bundle` writes a run's weights, in half precision, to the package.
+`train` continues a run that was interrupted. Networks: `refiner`, `decoder` and `decoder-features`
+(convolutional decoders of its size; the second hands its features on). `score` writes
+`results/masks.json` and `masks.md`: on scenes that were held out, made coarse by a rule that no
+training used, on right masks, which are to stay, and on other networks' masks.
 
-PATH holds `crisp` (images, masks, objects), `hrcds` and `realmasks`, as described in the README of
-the bundled refiner.
+PATH holds `crisp` (folders images, masks and objects), `hrcds` (images, masks) and `realmasks` (a
+folder for each set with images, gt and a folder for each method).
 """
 
 import argparse
@@ -27,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from pna.files import write_text_atomically
-from pna.inference.refine import load_mask_refiner, refine_mask
+from pna.inference.refine import refine_mask
 from pna.lab.fitting import FitSettings, fit
 from pna.lab.machine import describe
 from pna.lab.masks.calibration import calibrate
@@ -179,14 +177,13 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Train, score or bundle."""
+    """Train or score."""
     parser = argparse.ArgumentParser(description="Train and score mask refiners.")
     commands = parser.add_subparsers(dest="command", required=True)
-    parts = {name: commands.add_parser(name) for name in ("train", "score", "bundle")}
-    for name in ("train", "bundle"):
-        parts[name].add_argument("run", type=Path)
-    for name in ("train", "score"):
-        parts[name].add_argument("--data", type=Path, required=True)
+    parts = {name: commands.add_parser(name) for name in ("train", "score")}
+    parts["train"].add_argument("run", type=Path)
+    for part in parts.values():
+        part.add_argument("--data", type=Path, required=True)
     parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
     parts["train"].add_argument("--steps", type=int, default=3000)
     parts["train"].add_argument("--seed", type=int, default=0)
@@ -197,7 +194,7 @@ def main() -> None:
     if arguments.command == "train":
         settings = RunSettings(arguments.network, arguments.steps, arguments.seed)
         train(arguments.run, arguments.data, settings)
-    elif arguments.command == "score":
+    else:
         file = RESULTS / "masks.json"
         results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         config = RefineConfig(strength=arguments.strength, radius=arguments.radius)
@@ -211,24 +208,6 @@ def main() -> None:
             }
             write_text_atomically(file, json.dumps(results, indent=1) + "\n")
             write_text_atomically(file.with_suffix(".md"), table(results))
-    else:
-        save_bundled(load_run(arguments.run))
-
-
-def save_bundled(network: MaskRefiner) -> None:
-    """Write the weights to the package, in half precision but for statistics."""
-    from safetensors.torch import save_file
-
-    from pna.inference.refine import WEIGHTS
-
-    parameters = {name for name, _ in network.named_parameters()}
-    state = {
-        name: (value.half() if name in parameters else value).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, WEIGHTS)
-    load_mask_refiner(WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pna.errors import PnaError
-from pna.inference.refine import refine_mask
+from pna.inference.refine import load_mask_refiner, refine_mask
 from pna.refinement.masks import RefineConfig, check_mask, near_edge
 from pna.refinement.network import StageResult, create_mask_refiner, to_logits
 
@@ -242,3 +242,19 @@ def test_many_classes_of_the_network_are_those_of_single_runs():
         for k in range(3):
             alone = network(images, masks[:, k : k + 1])[-1].logits
             torch.testing.assert_close(together[:, k : k + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_are_read_from_a_file(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = create_mask_refiner(encoder_weights=None)
+    network.temperature.fill_(1.5)
+    file = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), file)
+    loaded = load_mask_refiner(file)
+    assert not loaded.training
+    assert all(map(torch.equal, loaded.state_dict().values(), network.state_dict().values()))
+    save_file({"temperature": torch.ones(())}, file)
+    with pytest.raises(PnaError, match=r"model\.safetensors does not fit MaskRefiner"):
+        load_mask_refiner(file)

@@ -5,8 +5,7 @@ then part by part at its own size. Parts overlap, and of each only the core is k
 not grow with the image beyond its own arrays.
 """
 
-from collections.abc import Collection, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pna.data.masks.arrays import MaskArray
-from pna.inference.devices import Device, find_device
 from pna.labels import IGNORE_INDEX
 from pna.model.resize import average
 from pna.model.state import fill, read_weights
@@ -33,9 +31,6 @@ from pna.refinement.masks import (
 )
 from pna.refinement.network import Box, MaskRefiner, create_mask_refiner
 
-WEIGHTS = Path(__file__).parent.parent / "bundled" / "mask-refiner" / "model.safetensors"
-"""Weights of the bundled network."""
-
 
 class RefinedMask(NamedTuple):
     """A refined mask.
@@ -48,55 +43,6 @@ class RefinedMask(NamedTuple):
 
     mask: MaskArray
     wrong: FloatArray
-
-
-def refine(
-    image: npt.NDArray[np.uint8],
-    mask: MaskArray,
-    *,
-    strength: float = 0.5,
-    radius: int | None = None,
-    classes: Collection[int] | None = None,
-    device: Device | None = None,
-) -> MaskArray:
-    """Sharpen a mask of any source along the edges of its image, by the bundled network.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool; (H, W) integers from 0 to 255, labels of which 255 is ignored, or a mask
-            of 0 and 255 alone; (H, W) floats in [0, 1], the probability of the foreground; or
-            (K, H, W) floats, the probabilities of K classes, which sum to 1.
-        strength: From 0, where nothing changes, to 1, where every pixel gets its most probable
-            class; see `RefineConfig`.
-        radius: Pixels that an edge may move; None for any distance.
-        classes: Only pixels that are, or become, one of these labels change.
-        device: Where to run; None takes CUDA where there is one, else the CPU.
-
-    Returns:
-        The refined mask: the same kind, shape and type. Ignored pixels stay.
-
-    Raises:
-        PnaError: Image and mask have different sizes, or are no such arrays, or a value is out of
-            its range.
-
-    Example:
-        >>> import numpy as np, pna
-        >>> image = np.full((64, 96, 3), 40, np.uint8)
-        >>> image[16:48, 24:72] = (220, 180, 60)
-        >>> mask = np.zeros((64, 96), bool)
-        >>> mask[13:45, 22:70] = True
-        >>> pna.refine(image, mask).shape
-        (64, 96)
-    """
-    chosen = None if classes is None else tuple(sorted(classes))
-    config = RefineConfig(strength=strength, radius=radius, classes=chosen)
-    return refine_mask(bundled_refiner(find_device(device)), image, mask, config).mask
-
-
-@lru_cache(maxsize=2)
-def bundled_refiner(device: torch.device) -> MaskRefiner:
-    """Return the network that comes with the package, ready to use."""
-    return load_mask_refiner(WEIGHTS).to(device)
 
 
 def load_mask_refiner(file: Path) -> MaskRefiner:
@@ -116,19 +62,22 @@ def refine_mask(
     mask: MaskArray,
     config: RefineConfig = RefineConfig(),
 ) -> RefinedMask:
-    """Refine a mask by a network, see `refine`.
+    """Sharpen a mask of any source along the edges of its image.
 
     Args:
         network: In evaluation mode; it runs on the device that it is on.
         image: (H, W, 3) uint8 RGB.
-        mask: One of the kinds of `refine`.
+        mask: (H, W) bool; (H, W) integers from 0 to 255, labels of which 255 is ignored, or a mask
+            of 0 and 255 alone; (H, W) floats in [0, 1], the probability of the foreground; or
+            (K, H, W) floats, the probabilities of K classes, which sum to 1.
         config: Strength, radius, classes and the size of parts.
 
     Returns:
-        The refined mask, and where the given one is probably wrong.
+        The refined mask, of the kind, shape and type of `mask`, and where that is probably wrong.
+        Ignored pixels stay.
 
     Raises:
-        PnaError: See `refine`.
+        PnaError: Image and mask have different sizes, or are no such arrays.
     """
     kind = check_mask(image, mask)
     refined = np.array(mask)
