@@ -41,7 +41,7 @@ def downsample(rng: np.random.Generator) -> Coarsening:
     """Averages of areas, resized back bilinearly: a network that predicts on a coarse grid."""
     phase = rng.random(), rng.random()
     is_soft = rng.random() < 0.5
-    contrast = math.exp(rng.uniform(-0.5, 1.0))  # factor of the logits
+    contrast = math.exp(rng.uniform(-0.2, 1.2))  # factor of the logits
 
     def coarsen(mask: BoolArray, strength: float) -> FloatArray:
         coarse = through_grid(mask, _cell(mask, strength, fewest=6), phase)
@@ -189,7 +189,7 @@ def jpeg(rng: np.random.Generator) -> Coarsening:
 def smooth(rng: np.random.Generator) -> Coarsening:
     """Gaussian blur, soft or cut: corners rounded, gaps closed, thin parts lost."""
     is_soft = rng.random() < 0.5
-    contrast = math.exp(rng.uniform(-0.5, 1.5))
+    contrast = math.exp(rng.uniform(0.3, 1.8))
     threshold = rng.uniform(0.35, 0.65)
 
     def coarsen(mask: BoolArray, strength: float) -> FloatArray:
