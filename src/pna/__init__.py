@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pna.errors import PnaError
     from pna.inference.predictor import Prediction, Predictor
     from pna.inference.tiling import TilingConfig
+    from pna.inference.upsample import upsample
     from pna.labels import IGNORE_INDEX, LabelSpace
     from pna.model import loading as checkpoints
     from pna.model.cascade import Cascade, cascade
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pna.model.presets import create_model
     from pna.model.segmenter import Segmenter, SegmenterOutput
     from pna.refinement.dense_crf import dense_crf
+    from pna.refinement.guided_filter import guided_filter
     from pna.train.losses import LossConfig, segmentation_loss
 
 __version__ = "0.1.0"
@@ -42,8 +44,10 @@ _HOMES = {
     "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
     "dense_crf": "pna.refinement.dense_crf",
+    "guided_filter": "pna.refinement.guided_filter",
     "load": "pna.model.loading",
     "segmentation_loss": "pna.train.losses",
+    "upsample": "pna.inference.upsample",
 }
 _MODULES = {"checkpoints": "pna.model.loading", "metrics": "pna.metrics", "ops": "pna.ops"}
 
@@ -65,10 +69,12 @@ __all__ = [
     "checkpoints",
     "create_model",
     "dense_crf",
+    "guided_filter",
     "load",
     "metrics",
     "ops",
     "segmentation_loss",
+    "upsample",
 ]
 
 
