@@ -95,7 +95,7 @@ def test_a_probe_learns_and_an_upsampler_that_sees_edges_helps(dataset, encoder)
     torch.manual_seed(0)
     scores = []
     for upsample in (bilinear, FeatureUpsampler().eval().requires_grad_(False)):
-        settings = ProbeSettings(16, epochs=40, batch_size=2, lr=3e-2)
+        settings = ProbeSettings(epochs=40, batch_size=2, lr=3e-2)
         probe = train_probe(items, 2, upsample, settings)
         scores.append(score_probe(probe, items, 2, upsample))
     assert scores[0] > 0.6

@@ -34,14 +34,12 @@ class ProbeSettings:
     """How a probe is trained.
 
     Attributes:
-        stride: Of the features.
         epochs: Passes over the images.
         batch_size: Images per step.
         lr: Peak rate of Adam, with cosine decay.
         seed: Of the order and of the start.
     """
 
-    stride: int
     epochs: int = 10
     batch_size: int = 8
     lr: float = 3e-3
