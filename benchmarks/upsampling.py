@@ -5,9 +5,9 @@
     python benchmarks/upsampling.py bundle RUN
 
 Networks: `upsampler` (the one that is bundled) and `naf`. PATH holds `crisp` and `camvid`. `probe`
-writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear classifier on the features
-of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by every run and by bilinear and
-joint bilateral upsampling.
+writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear classifier on the
+features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by every run and by
+bilinear and joint bilateral upsampling.
 """
 
 import argparse
