@@ -5,7 +5,7 @@ from torch import nn
 
 from pna.errors import PnaError
 from pna.inference.refine import load_mask_refiner, refine_mask
-from pna.refinement.masks import RefineConfig, check_mask, near_edge
+from pna.refinement.masks import Part, RefineConfig, check_mask, decide, near_edge
 from pna.refinement.network import StageResult, create_mask_refiner, to_logits
 
 SIZES = [(1, 1), (7, 50), (64, 96), (150, 201)]
@@ -100,14 +100,31 @@ def test_what_is_not_surely_wrong_stays(network, kind):
         np.testing.assert_array_equal(refined.argmax(0), mask.argmax(0))
 
 
-def test_strength_is_the_probability_that_a_change_needs():
+def test_strength_is_the_lead_that_a_change_needs():
     image, truth = photo(64, 96)
     mask = np.roll(truth, 4, 1)
     # Bright pixels are foreground with a probability of 0.9: logit 2.2 at a brightness of 220.
     network = Bright(sureness=float(np.log(9) / (220 / 255 - 0.5)))
+    # It leads by 0.8.
     for strength, is_changed in ((0.0, False), (0.15, False), (0.25, True), (1.0, True)):
         refined = refine_mask(network, image, mask, RefineConfig(strength=strength)).mask
         assert (refined[:, 32:36] != mask[:, 32:36]).all() == is_changed, strength
+
+
+def test_at_strength_1_the_most_probable_of_many_classes_is_taken():
+    part = Part([2, 5, 9], torch.tensor([1.0, 0, 0]).view(3, 1, 1), np.zeros((1, 1), np.bool_))
+    probabilities = torch.tensor([0.3, 0.4, 0.3]).view(3, 1, 1)
+    for strength, best in ((1.0, 1), (0.95, 1), (0.85, 0), (0.0, 0)):
+        assert decide(part, probabilities, RefineConfig(strength=strength)).best.item() == best
+    sure = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)
+    assert not decide(part, sure, RefineConfig(strength=0)).is_changed.any()
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_part_of_one_class_is_all_of_it(value):
+    part = Part.of(np.full((4, 5), value), "binary")
+    assert part.classes == [int(value)]
+    assert torch.equal(part.masks, torch.ones(1, 4, 5))
 
 
 @pytest.mark.parametrize("radius", [0, 1, 3, 500])

@@ -88,10 +88,10 @@ IMAGES, FEATURES = torch.full((2, 3, 64, 96), 0.5), torch.zeros(2, 5, 4, 6)
 @pytest.mark.parametrize(
     ("images", "features", "size", "message"),
     [
-        (IMAGES[0], FEATURES, None, r"expected images \(B, 3, H, W\) as floats, got \(3, 64, 96\)"),
-        (IMAGES.byte(), FEATURES, None, "as floats, got .* torch.uint8"),
-        (IMAGES, FEATURES.flatten(2), None, r"got \(2, 5, 24\) torch.float32: reshape tokens"),
-        (IMAGES, FEATURES[:1], None, "expected features of 2 images on cpu, got those of 1"),
+        (IMAGES[0], FEATURES, None, r"expected images \(B, 3, H, W\), got \(3, 64, 96\)"),
+        (IMAGES.byte(), FEATURES, None, "in floating point, got torch.uint8"),
+        (IMAGES, FEATURES.flatten(2), None, r"features \(B, C, h, w\), got \(2, 5, 24\)"),
+        (IMAGES, FEATURES[:1], None, "expected one batch size, got 2 images and 1 maps"),
         (IMAGES * 255, FEATURES, None, r"in \[0, 1\], got values in \[128, 128\]: divide"),
         (IMAGES * torch.nan, FEATURES, None, r"expected images in \[0, 1\]"),
         (IMAGES, FEATURES, (3, 6), r"expected a size of at least \(4, 6\).*got \(3, 6\)"),

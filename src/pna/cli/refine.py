@@ -98,7 +98,7 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="S",
         help="from 0, where nothing changes, to 1, where every pixel gets its most probable class: "
-        "a new class needs a probability of 1 - S / 2 (default: %(default)s)",
+        "a new class must lead the old one by a probability of 1 - S (default: %(default)s)",
     )
     group.add_argument(
         "--radius", type=int, metavar="PX", help="only pixels this near to an edge of the mask"

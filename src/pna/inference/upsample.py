@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pna.errors import PnaError
 from pna.model.state import fill, read_weights
-from pna.refinement.upsampler import FeatureUpsampler
+from pna.refinement.upsampler import FeatureUpsampler, check_arguments
 
 WEIGHTS = Path(__file__).parent.parent / "bundled" / "upsampler" / "model.safetensors"
 """Weights of the bundled network."""
@@ -59,20 +59,7 @@ def bundled_upsampler(device: torch.device) -> FeatureUpsampler:
 
 
 def _check(images: Tensor, features: Tensor, size: tuple[int, ...]) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise PnaError(
-            f"expected images (B, 3, H, W) as floats, got {tuple(images.shape)} {images.dtype}"
-        )
-    if features.ndim != 4 or 0 in features.shape or not features.is_floating_point():
-        raise PnaError(
-            "expected features (B, C, h, w) as floats, got "
-            f"{tuple(features.shape)} {features.dtype}: reshape tokens (B, h * w, C) first"
-        )
-    if len(images) != len(features) or images.device != features.device:
-        raise PnaError(
-            f"expected features of {len(images)} images on {images.device}, got those of "
-            f"{len(features)} on {features.device}"
-        )
+    check_arguments(images, features, size)
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # also for NaN
         raise PnaError(
@@ -80,7 +67,7 @@ def _check(images: Tensor, features: Tensor, size: tuple[int, ...]) -> None:
             "by 255, and leave out the backbone's normalization"
         )
     (H, W), (h, w) = images.shape[-2:], features.shape[-2:]
-    if len(size) != 2 or size[0] < h or size[1] < w:
+    if size[0] < h or size[1] < w:
         raise PnaError(f"expected a size of at least ({h}, {w}), that of the features, got {size}")
     # Strides that do not divide the image leave up to a cell along each axis.
     if abs(h * W - w * H) > H + W:

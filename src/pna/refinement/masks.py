@@ -28,8 +28,8 @@ class RefineConfig:
 
     Attributes:
         strength: Between 0, where nothing changes, and 1, where every pixel gets its most probable
-            class. In between a pixel changes where its new class has a probability of at least
-            `1 - strength / 2`.
+            class. In between a pixel changes where the probability of its new class exceeds that of
+            its old one by more than `1 - strength`.
         radius: Pixels that an edge may move, along rows and columns; None for any distance.
         classes: Only pixels that are, or become, one of these change; None for all.
         core: Side of the part of an image that is kept of each run, in pixels.
@@ -55,11 +55,6 @@ class RefineConfig:
                 f"expected a core of at least 1 pixel and a margin of at least 0, got {self.core} "
                 f"and {self.margin}"
             )
-
-    @property
-    def least_sure(self) -> float:
-        """Probability from which a pixel changes."""
-        return 1 - self.strength / 2
 
 
 Kind = Literal["binary", "labels", "soft", "probabilities"]
@@ -140,7 +135,9 @@ class Part(NamedTuple):
             return cls(classes, torch.from_numpy(shares), ignored)
         low, high = foreground.min(), foreground.max()
         if high <= LEAST_SHARE or low >= 1 - LEAST_SHARE:
-            return cls([int(low > 0.5)], torch.from_numpy(foreground)[None], ignored)
+            is_foreground = bool(low > 0.5)
+            only = foreground if is_foreground else 1 - foreground
+            return cls([int(is_foreground)], torch.from_numpy(only)[None], ignored)
         return cls([0, 1], torch.from_numpy(np.stack([1 - foreground, foreground])), ignored)
 
 
@@ -190,7 +187,8 @@ def decide(part: Part, probabilities: Tensor, config: RefineConfig) -> Decision:
     """
     given = part.masks.argmax(0)  # (h, w)
     surest, best = probabilities.max(0)
-    may_change = surest >= config.least_sure
+    old = probabilities.gather(0, given[None])[0]
+    may_change = surest - old > 1 - config.strength
     if config.radius is not None:
         may_change &= near_edge(given, config.radius)
     if config.classes is not None:
@@ -199,14 +197,13 @@ def decide(part: Part, probabilities: Tensor, config: RefineConfig) -> Decision:
     is_ignored = torch.from_numpy(part.ignored)
     is_other = best != given
     is_changed = is_other & may_change & ~is_ignored
-    wrong = 1 - probabilities.gather(0, given[None])[0]
     return Decision(
         part.classes,
         torch.where(is_changed, best, given).numpy(),
         is_changed.numpy(),
         (is_ignored | (is_other & ~may_change)).numpy(),
         probabilities.numpy(),
-        wrong.masked_fill(is_ignored, 0).numpy(),
+        (1 - old).masked_fill(is_ignored, 0).numpy(),
     )
 
 

@@ -31,8 +31,12 @@ from pna.model.resize import average, resize
 MOST_SURE = 4.0
 """Masks enter as logits in [-4, 4]: nothing that is given is surer than 98 %."""
 
-WIDTHS = (8, 16, 32, 48, 64, 96)
+_WIDTHS = (8, 16, 32, 48, 64, 96)
 """Channels of the stages at strides 1 to 32."""
+_DEPTHS = (1, 1, 1, 1, 2, 2)
+"""Blocks of the stages at strides 1 to 32."""
+_WINDOW = 5
+"""Side of the neighborhoods, in cells of the coarser stage."""
 
 Box = tuple[slice, slice]
 """Rows and columns, in cells of the coarsest stride."""
@@ -192,17 +196,14 @@ class MaskRefiner(nn.Module):
             if logits is not None:
                 image = average(images, size).permute(0, 2, 3, 1)
                 carried, neighborhood = stage.gather(f, logits, image)
-            if boxes == [whole] * K and K == 1:
-                logits, handed_on[0] = stage.correct(f, given, carried, handed_on[0])
-            else:
-                logits = given.clone()
-                for k, box in enumerate(boxes):
-                    rows, cols = (_finer(part, cells) for part in box)
-                    part = (slice(None), rows, cols, slice(k, k + 1))
-                    corrected, handed_on[k] = stage.correct(
-                        f[:, rows, cols], given[part], carried[part], handed_on[k]
-                    )
-                    logits[part] = corrected
+            logits = given.clone()
+            for k, box in enumerate(boxes):
+                rows, cols = (_finer(part, cells) for part in box)
+                part = (slice(None), rows, cols, slice(k, k + 1))
+                corrected, handed_on[k] = stage.correct(
+                    f[:, rows, cols], given[part], carried[part], handed_on[k]
+                )
+                logits[part] = corrected
             results.append(StageResult(logits.permute(0, 3, 1, 2), neighborhood))
         return results
 
@@ -217,27 +218,18 @@ def _finer(part: slice, cells: int) -> slice:
     return part if part.start is None else slice(part.start * cells, part.stop * cells)
 
 
-def create_mask_refiner(
-    *,
-    encoder_weights: EncoderWeights | None = "imagenet",
-    widths: Sequence[int] = WIDTHS,
-    window: int = 5,
-    depths: Sequence[int] = (1, 1, 1, 1, 2, 2),
-) -> MaskRefiner:
-    """Build the network on EfficientNet-Lite0; the defaults are the bundled one.
+def create_mask_refiner(*, encoder_weights: EncoderWeights | None = "imagenet") -> MaskRefiner:
+    """Build the network on EfficientNet-Lite0.
 
     Args:
         encoder_weights: "imagenet" starts its encoder from pretrained weights, None at random.
-        widths: Channels of the stages, fine to coarse: strides 1, 2, 4, 8, 16, 32.
-        window: Side of the neighborhoods, in cells of the coarser stage, odd.
-        depths: Blocks of the stages, fine to coarse.
     """
     encoder = create_encoder("tf_efficientnet_lite0", weights=encoder_weights)
-    stems = [PixelStem(widths[0]), ImageStem(3, widths[1])]
-    channels = [widths[0], widths[1], *encoder.channels]
-    handed_on = [*widths[1:], None]
+    stems = [PixelStem(_WIDTHS[0]), ImageStem(3, _WIDTHS[1])]
+    channels = [_WIDTHS[0], _WIDTHS[1], *encoder.channels]
+    handed_on = [*_WIDTHS[1:], None]
     stages = [
-        MaskStage(channels[i], widths[i], handed_on[i], window, depths[i])
+        MaskStage(channels[i], _WIDTHS[i], handed_on[i], _WINDOW, _DEPTHS[i])
         for i in reversed(range(len(channels)))
     ]
     return MaskRefiner(encoder, stems, stages)

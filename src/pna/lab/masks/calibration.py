@@ -48,9 +48,9 @@ def calibration_error(
     surest = torch.maximum(probability, 1 - probability)
     is_right = ((probability > 0.5) == (truth > 0.5)).float()
     index = ((surest - 0.5) * 2 * bins).long().clamp(max=bins - 1)
-    counts = torch.bincount(index, minlength=bins).clamp(min=1)
+    # Each bin's sum of differences is its mean times its pixels.
     differences = torch.bincount(index, surest - is_right, minlength=bins).abs()
-    return float((differences / counts * counts).sum() / len(logits))
+    return float(differences.sum() / len(logits))
 
 
 def edge_logits(network: MaskRefiner, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

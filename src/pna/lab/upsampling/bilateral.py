@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from pna.errors import PnaError
-from pna.lab.upsampling.checks import check_arguments
 from pna.model.resize import average
 from pna.ops import neighborhood_attention
+from pna.refinement.upsampler import check_arguments
 
 
 def joint_bilateral(

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from pna.errors import PnaError
-from pna.lab.upsampling.checks import check_arguments
 from pna.model.cascade.normalization import IMAGENET
 from pna.model.resize import average, resize
 from pna.ops import neighborhood_attention
+from pna.refinement.upsampler import check_arguments
 
 _HEADS = 4
 _GROUPS = 8  # of the group norms
