@@ -117,6 +117,12 @@ class TestRun:
         assert last.endswith(f"most (b.png); in {tmp_path / 'out'}")
         assert re.findall(r"^\S+b\.png: 3 gray levels \(0, 1, 2\), which fill areas: ", err, re.M)
 
+    def test_all_masks_of_one_image(self, run, folders, tmp_path, calls, capsys):
+        assert run(folders[0] / "a.jpg", folders[1]) == 0
+        assert len(calls) == 1 + 3  # loaded once
+        assert names(tmp_path / "out") == ["a.png", "b.png", "c.npy"]
+        assert "refined 3 masks" in capsys.readouterr().out
+
     def test_images_without_a_mask_are_left_out(self, run, folders, capsys):
         save_photo(folders[0] / "d.jpg")
         (folders[1] / "notes.txt").touch()
@@ -374,11 +380,22 @@ class TestPairs:
         ):
             find_pairs(str(tiles), str(tiles))
 
-    def test_a_file_and_a_folder(self, folders):
+    def test_one_image_and_its_masks(self, folders, tmp_path):
+        found = find_pairs(str(folders[0] / "a.jpg"), str(folders[1]))
+        assert self.stems(found) == [("a.jpg", "a.png"), ("a.jpg", "b.png"), ("a.jpg", "c.npy")]
+        assert found.without_mask == []
+        photo = save_photo(tmp_path / "photo.png")
+        save(tmp_path / "0.png", DISK)
+        found = find_pairs(str(photo), str(tmp_path / "*.png"))
+        assert self.stems(found) == [("photo.png", "0.png")]
+        with pytest.raises(PnaError, match=r"photo\.png for the image and, by .*, for the only"):
+            find_pairs(str(photo), str(tmp_path / "photo.*"))
+
+    def test_many_images_and_one_mask(self, folders):
         with pytest.raises(
-            PnaError, match="expected two files, or two folders or patterns, in whi"
+            PnaError, match=r"the mask .*a\.png for the images of .*: expected an im"
         ):
-            find_pairs(str(folders[0] / "a.jpg"), str(folders[1]))
+            find_pairs(str(folders[0]), str(folders[1] / "a.png"))
 
     def test_one_name_twice(self, folders):
         save(folders[1] / "inside" / "a.png", DISK)

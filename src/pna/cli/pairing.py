@@ -1,4 +1,4 @@
-"""Images and masks of a command: two files, two folders, or two patterns, matched by name."""
+"""Images and masks of a command: two files, one image with many masks, or pairs matched by name."""
 
 import glob
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ class FoundPairs(NamedTuple):
 def find_pairs(image: str, mask: str) -> FoundPairs:
     """Match images and masks.
 
-    Two files belong together whatever their names. In folders an image and a mask share their
+    Two files belong together whatever their names, and so do an image and all masks of a folder or
+    pattern, as segment-anything writes them. In folders an image and a mask share their
     stem; of a pattern with one star the text under the star takes the stem's place, so that
     "a_*.jpg" and "b_*_mask.png" match. An image without a mask is left out.
 
@@ -47,13 +48,15 @@ def find_pairs(image: str, mask: str) -> FoundPairs:
     suffixes = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
     masks, skipped = expand(mask, noun="mask", suffixes=suffixes)
     images, others = expand(image)
-    is_single = [Path(text).is_file() for text in (image, mask)]
-    if all(is_single):
-        return FoundPairs([Pair(images[0], masks[0], masks[0].stem)], [], [])
-    if any(is_single):
+    if Path(image).is_file():
+        masks = [path for path in masks if path != images[0]]  # "a/*.png" takes in "a/photo.png"
+        if not masks:
+            raise PnaError(f"got {image} for the image and, by {mask}, for the only mask")
+        return FoundPairs([Pair(images[0], path, path.stem) for path in masks], skipped, [])
+    if Path(mask).is_file():
         raise PnaError(
-            f"got {image} and {mask}: expected two files, or two folders or patterns, in which "
-            "images and masks are matched by name"
+            f"got the mask {mask} for the images of {image}: expected an image for each mask; give "
+            "the image of this one, or a folder or pattern of masks, matched by name"
         )
     if Path(image).is_dir() and Path(mask).is_dir():
         if Path(image).samefile(mask):

@@ -28,6 +28,7 @@ EPILOG = """\
 examples:
   pna refine photo.jpg mask.png -o out
   pna refine photos/ masks/ --compare -o out
+  pna refine photo.jpg sam/ -o out
   pna refine 'tiles/*.tif' 'tiles/*_mask.png' --classes roof,road --colors roofs.json -o out
 """
 
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "mask",
         metavar="MASK",
-        help="its mask, likewise: an image file of any kind, .npy or .npz. In folders the two "
-        "share a stem, in patterns the text under the star",
+        help="its mask, or masks: image files of any kind, .npy or .npz. In two folders image and "
+        "mask share a stem, in patterns the text under the star; one image has all masks",
     )
     parser.add_argument(
         "-o",
