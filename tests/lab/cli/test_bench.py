@@ -1,11 +1,14 @@
 """`pna bench` from the command line, at tiny sizes: its files, not its times."""
 
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 
 from pna.__main__ import main
-from pna.lab.bench import growth, models
+from pna.lab.bench import growth, masks, models
+from pna.lab.masks.cascadepsp import CascadePSP, refine_with
 from pna.lab.measure.memory import Peak
 from pna.ops import BACKENDS
 
@@ -168,6 +171,31 @@ def test_growth(tmp_path, peaks):
     assert lite[-1]["is_linear"] == (0.95 <= median <= 1.1)
     none = next(row for row in rows if row["model"] == "fcn-pna" and row["side"] == "all")
     assert "exponent" not in none
+
+
+def test_masks(tmp_path, monkeypatch):
+    """Small networks of the same kinds: the real ones take minutes."""
+    monkeypatch.setattr(growth, "peak_memory", lambda work: Peak(10.0 * (work.classes or 4)))
+    monkeypatch.setattr(masks, "CascadePSP", partial(CascadePSP, encoder="resnet18", width=0.125))
+    monkeypatch.setattr(masks, "refine_with", partial(refine_with, side=96))
+    assert main(["bench", "masks", "--sides", "48", "64", "--classes", "1", "3", *TINY]) == 0
+    rows = _read(tmp_path / "bench" / "masks.json")["rows"]
+    names = ["pna, 1 class", "pna, 3 classes", masks.RIVAL]
+    assert [(row["model"], row["side"]) for row in rows] == [
+        *((name, side) for side in (48, 64) for name in names),
+        *((name, "all") for name in names),
+    ]
+    assert [row["peak_mb"] for row in rows if row["side"] == 64] == [10.0, 30.0, 40.0]
+    text = (tmp_path / "bench" / "masks.md").read_text()
+    ratio = text.split("Time over that of CascadePSP")[1]
+    assert ratio.count("| pna, ") == 2
+    assert "–" not in ratio
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 21])
+def test_objects_of_every_class_and_background(number):
+    objects = masks.make_objects(number, 90)
+    assert set(np.unique(objects)) == set(range(number + 1))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Suite `growth`: growth of time and memory of a model with the size of the image."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pna.lab.bench.charts import draw_growth
 from pna.lab.bench.report import Log, Report, Row
-from pna.lab.measure.memory import peak_memory
+from pna.lab.measure.memory import Work, peak_memory
 from pna.lab.measure.timing import exponent, interleave, quartiles
-from pna.lab.measure.workloads import Workload, build, prepare
+from pna.lab.measure.workloads import Workload, build
 from pna.lab.report import NOTHING, Table, number, rounded
 
 LINEAR = (0.95, 1.1)
@@ -60,23 +61,51 @@ def measure(settings: Settings, log: Log) -> Report:
     """
     for model in settings.models:
         build(settings.workload(model, settings.sides[0]))  # a wrong name fails now
+    rows = measure_growth(
+        settings.models, settings.workload, settings.sides, settings.rounds, settings.device, log
+    )
+    task = f"inference, batch {settings.batch}"
+    return Report(
+        rows, growth_tables(rows, task), growth_notes(rows), partial(draw_growth, rows=rows)
+    )
+
+
+def measure_growth(
+    names: Sequence[str],
+    work_of: Callable[[str, int], Work],
+    sides: Sequence[int],
+    rounds: int,
+    device: str,
+    log: Log,
+) -> list[Row]:
+    """Measure memory and time of works of all sizes, in turns at each, and fit the exponents.
+
+    Args:
+        names: Of the works; "model" in the rows.
+        work_of: From a name and the side of the images to the work.
+        sides: In pixels.
+        rounds: Measurements of each.
+        device: The device that all run on.
+        log: Called with a line about the current measurement.
+    """
     rows: list[Row] = []
-    for side in settings.sides:
-        rows += _measure_side(settings, side, log)
-    rows += [fit(rows, model) for model in settings.models]
-    return Report(rows, _tables(rows, settings), _notes(rows), partial(draw_growth, rows=rows))
+    for side in sides:
+        works = {name: work_of(name, side) for name in names}
+        rows += _measure_side(works, side, rounds, device, log)
+    return rows + [fit(rows, name) for name in names]
 
 
-def _measure_side(settings: Settings, side: int, log: Log) -> list[Row]:
-    works = {model: settings.workload(model, side) for model in settings.models}
+def _measure_side(
+    works: Mapping[str, Work], side: int, rounds: int, device: str, log: Log
+) -> list[Row]:
     peaks = {}
     for model, work in works.items():
         log(f"memory of {model} at {side}x{side}")
         peaks[model] = peak_memory(work)
     log(f"time at {side}x{side}")
     # A model that ran out of memory in a process of its own is not tried in this one.
-    calls = {model: prepare(work) for model, work in works.items() if peaks[model].why_not is None}
-    times = interleave(calls, rounds=settings.rounds, device=settings.device)
+    calls = {model: work.prepare() for model, work in works.items() if not peaks[model].why_not}
+    times = interleave(calls, rounds=rounds, device=device)
     rows = []
     for model, peak in peaks.items():
         row: Row = {"model": model, "side": side, "pixels": side**2, "why_not": peak.why_not}
@@ -101,13 +130,15 @@ def fit(rows: list[Row], model: str) -> Row:
     return row | {"exponent": [low, median, high], "is_linear": is_linear}
 
 
-def _tables(rows: list[Row], settings: Settings) -> list[Table]:
+def growth_tables(rows: list[Row], task: str) -> list[Table]:
+    """Make the tables of time and memory by the side of the image."""
     cells = {(row["model"], row["side"]): row for row in rows}
-    columns = ("model", *(f"{side}x{side}" for side in settings.sides))
-    task = f"inference, batch {settings.batch}"
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    sides = [row["side"] for row in rows if row["model"] == models[0] and row["side"] != "all"]
+    columns = ("model", *(f"{side}x{side}" for side in sides))
     times, peaks = [], []
-    for model in settings.models:
-        of_model = [cells[model, side] for side in settings.sides]
+    for model in models:
+        of_model = [cells[model, side] for side in sides]
         ms = (number(row["ms"][1]) if "ms" in row else NOTHING for row in of_model)
         mb = (NOTHING if row["peak_mb"] is None else number(row["peak_mb"]) for row in of_model)
         times.append((model, *ms, _verdict(cells[model, "all"])))
@@ -126,7 +157,8 @@ def _verdict(row: Row) -> str:
     return f"{median:.2f} [{low:.2f}, {high:.2f}], {'' if row['is_linear'] else less_or_more}linear"
 
 
-def _notes(rows: list[Row]) -> list[str]:
+def growth_notes(rows: list[Row]) -> list[str]:
+    """Say what the exponent is, and what did not run."""
     notes = [
         "exponent: the b of time = a * pixels^b, fitted over all sizes that ran; "
         f"{LINEAR[0]} to {LINEAR[1]} is called linear."

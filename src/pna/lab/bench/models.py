@@ -10,7 +10,7 @@ from pna.lab.bench.charts import draw_models
 from pna.lab.bench.report import Log, Report, Row
 from pna.lab.measure.memory import Peak, peak_memory
 from pna.lab.measure.timing import Quartiles, interleave, quartiles, ratios
-from pna.lab.measure.workloads import Task, Workload, build, prepare
+from pna.lab.measure.workloads import Task, Workload, build
 from pna.lab.report import NOTHING, Table, number, rounded, with_quartiles
 
 TASKS: tuple[Task, ...] = ("inference", "training")
@@ -92,7 +92,7 @@ def _measure(works: list[Workload], rounds: int, log: Log) -> list[Row]:
             peaks[work] = peak_memory(work)
     running = [work for work in works if peaks[work].why_not is None]
     log(f"time of {', '.join(f'{work.model} ({_mode(work)})' for work in running)}")
-    calls = {work: prepare(work) for work in running}
+    calls = {work: work.prepare() for work in running}
     times = interleave(calls, rounds=rounds, device=works[0].device)
     # Models, optimizers and compiled graphs of this task would count in the memory of the next.
     calls.clear()

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SUITE",
         help="operator (backends, other implementations, bounds), grids (the operator with keys on "
         "another grid than queries, relative to the same grid), head (time by stage and part), "
-        "models (time and memory, relative to the first) or growth (with the size of the image)",
+        "models (time and memory, relative to the first), growth (with the size of the image) or "
+        "masks (the mask refiner with the size of the image and the classes)",
     )
     add_device_argument(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of PyTorch")
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive,
         metavar="N",
-        help="measurements of each (operator, grids, head: 9, models: 5, growth: 3)",
+        help="measurements of each (operator, grids, head: 9, models: 5, growth, masks: 3)",
     )
     parser.add_argument("--batch", type=positive, metavar="N", help="maps or images per call (1)")
     parser.add_argument(
@@ -98,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the operator; may be repeated (numba, blocked)",
     )
-    group = parser.add_argument_group("head, models, growth")
+    group = parser.add_argument_group("head, models, growth, masks")
     group.add_argument(
         "--model",
         action="append",
@@ -114,7 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         nargs="+",
         metavar="PX",
-        help="growth: of the square images (256 512 1024 2048 4096)",
+        help="growth, masks: of the square images (256 512 1024 2048 4096; masks: 512 1024 2048 "
+        "4288)",
+    )
+    group.add_argument(
+        "--classes", type=positive, nargs="+", metavar="K", help="masks: of the mask (1 5 21)"
     )
     group.add_argument("--train-batch", type=positive, metavar="N", help="models: per step (2)")
     group.add_argument(
@@ -247,6 +252,7 @@ _OPTIONS = {
     "encoder": "--encoder",
     "size": "--size",
     "sides": "--sides",
+    "classes": "--classes",
     "train_batch": "--train-batch",
     "amp": "--amp",
     "channels_last": "--channels-last",

@@ -27,7 +27,7 @@ from pna.lab.compare.work import run_lock
 from pna.lab.machine import describe
 from pna.lab.measure.memory import peak_memory
 from pna.lab.measure.timing import interleave, quartiles, use_threads
-from pna.lab.measure.workloads import Workload, prepare
+from pna.lab.measure.workloads import Workload
 from pna.lab.report import rounded
 from pna.labels import generic
 from pna.model.counts import count
@@ -179,7 +179,7 @@ def _time(
     works: dict[str, Workload], rounds: int, device: str, threads: int
 ) -> dict[str, list[float]]:
     with use_threads(threads):
-        calls = {name: prepare(work) for name, work in works.items()}
+        calls = {name: work.prepare() for name, work in works.items()}
         return interleave(calls, rounds=rounds, device=device)
 
 

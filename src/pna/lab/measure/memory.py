@@ -10,14 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import timm  # noqa: F401  # its memory is not the model's: load it before the first reading
 import torch
 from torch import nn
 
 from pna.inference.devices import is_out_of_memory
-from pna.lab.measure.timing import use_threads
-from pna.lab.measure.workloads import Workload, prepare
+from pna.lab.measure.timing import Call, use_threads
 from pna.ops import neighborhood_attention
 
 _STATUS = Path("/proc/self/status")
@@ -36,7 +36,18 @@ class Peak:
     why_not: str | None = None
 
 
-def peak_memory(work: Workload) -> Peak:
+class Work(Protocol):
+    """What another process can do: pickled, and prepared there."""
+
+    @property
+    def device(self) -> str:
+        """The device that it runs on: "cpu", "cuda" or "cuda:N"."""
+
+    def prepare(self) -> Call:
+        """Build what it needs, and return the call that does the work."""
+
+
+def peak_memory(work: Work) -> Peak:
     """Do the work in a new process, with as many threads as this one, and measure its memory.
 
     Raises:
@@ -51,7 +62,7 @@ def peak_memory(work: Workload) -> Peak:
             return Peak(why_not="the system ended the process, most likely because memory ran out")
 
 
-def _measure(work: Workload, threads: int) -> Peak:
+def _measure(work: Work, threads: int) -> Peak:
     with use_threads(threads):
         try:
             on_cuda = torch.device(work.device).type == "cuda"
@@ -62,8 +73,8 @@ def _measure(work: Workload, threads: int) -> Peak:
             raise
 
 
-def _cuda_peak(work: Workload) -> float:
-    call = prepare(work)
+def _cuda_peak(work: Work) -> float:
+    call = work.prepare()
     call()  # compiling and choosing algorithms take memory for a while, which does not count
     torch.cuda.reset_peak_memory_stats(work.device)
     call()
@@ -71,13 +82,13 @@ def _cuda_peak(work: Workload) -> float:
     return torch.cuda.max_memory_allocated(work.device) / 1e6
 
 
-def _resident_peak(work: Workload) -> float | None:
+def _resident_peak(work: Work) -> float | None:
     if not _STATUS.exists():  # not Linux
-        prepare(work)()
+        work.prepare()()
         return None
     _load_libraries()
     before = _status("VmRSS")
-    call = prepare(work)
+    call = work.prepare()
     call()
     call()  # in training the optimizer's state exists from the end of the first step
     # Not ru_maxrss, which a process inherits from its parent.
@@ -92,7 +103,7 @@ def _load_libraries() -> None:
     layer = nn.Conv2d(1, 1, 1)
     optimizer = torch.optim.AdamW(layer.parameters())
     query = layer(torch.ones(1, 1, 2, 2))[None]
-    neighborhood_attention(query, query, query, None, window=1).sum().backward()
+    neighborhood_attention(query, query, query, None, window=1).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 

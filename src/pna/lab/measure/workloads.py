@@ -56,17 +56,16 @@ class Workload:
         dtype = torch.float16 if kind == "cuda" else torch.bfloat16
         return torch.autocast(kind, dtype=dtype, enabled=self.amp)
 
+    def prepare(self) -> Call:
+        """Build the model and return the call that does the work.
 
-def prepare(work: Workload) -> Call:
-    """Build the model and return the call that does the work.
-
-    Raises:
-        PnaError: There is no such model or encoder.
-    """
-    model, images = build(work), make_images(work)
-    if work.task == "inference":
-        return inference(model, images, work)
-    return _training(model.train(), images, work)
+        Raises:
+            PnaError: There is no such model or encoder.
+        """
+        model, images = build(self), make_images(self)
+        if self.task == "inference":
+            return inference(model, images, self)
+        return _training(model.train(), images, self)
 
 
 def build(work: Workload) -> BaseSegmenter:
