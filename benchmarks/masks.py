@@ -3,6 +3,8 @@
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
     python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
 
+In place of a RUN, `score` takes `guided-filter` and `dense-crf` too.
+
 `train` continues a run that was interrupted. Networks: `refiner`, `decoder` and `decoder-features`
 (convolutional decoders of its size; the second hands its features on). `score` writes
 `results/masks.json` and `masks.md`: on scenes that were held out, made coarse by a rule that no
@@ -32,13 +34,23 @@ from pna.lab.masks.calibration import calibrate
 from pna.lab.masks.coarsen import coarsen
 from pna.lab.masks.decoder import create_mask_decoder
 from pna.lab.masks.scenes import Scene, draw_example, find_colored, find_crisp, split
-from pna.lab.masks.scoring import Pair, SetScores, read_pairs, score_set
+from pna.lab.masks.scoring import (
+    FloatArray,
+    Pair,
+    RefineForeground,
+    SetScores,
+    read_pairs,
+    score_set,
+)
 from pna.lab.masks.training import draw_batch, refinement_losses
 from pna.labels import DAMAGE
+from pna.refinement.dense_crf import dense_crf
+from pna.refinement.guided_filter import guided_filter
 from pna.refinement.masks import RefineConfig
 from pna.refinement.network import MaskRefiner, create_mask_refiner
 
 RESULTS = Path(__file__).parent / "results"
+ImageArray = npt.NDArray[np.uint8]
 NETWORKS: Mapping[str, Callable[[], MaskRefiner]] = {
     "refiner": create_mask_refiner,
     "decoder": partial(create_mask_decoder, pass_features=False),
@@ -55,6 +67,8 @@ REAL = {
     "leukocyte/pred": ("leukocyte", "pred"),
     "ship/pred": ("ship", "pred"),
 }
+BELIEF = 0.8
+"""Probability of what a mask says, for a dense CRF, which moves no certain pixel."""
 SIZE = (384, 384)
 DEGREES = (0.25, 0.5, 0.75, 1.0)
 
@@ -120,14 +134,36 @@ def held_out_pairs(scenes: list[Scene], degree: float | None) -> Iterator[Pair]:
         yield Pair(scene.image.stem, example.image, given, example.mask.astype(np.uint8))
 
 
-def score(network: MaskRefiner, data: Path, config: RefineConfig) -> dict[str, SetScores]:
-    """Score a network on all sets."""
+def filter_guided(image: ImageArray, given: FloatArray) -> FloatArray:
+    """Refine a mask by the guided filter."""
+    refined: FloatArray = guided_filter(image, given[None])[0]
+    return refined
 
-    def refine(
-        image: npt.NDArray[np.uint8], given: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+
+def refine_by_crf(image: ImageArray, given: FloatArray) -> FloatArray:
+    """Refine a mask by the dense CRF."""
+    foreground = given.clip(1 - BELIEF, BELIEF)
+    refined: FloatArray = dense_crf(image, np.stack([1 - foreground, foreground]))[1]
+    return refined
+
+
+FILTERS: Mapping[str, RefineForeground] = {
+    "guided-filter": filter_guided,
+    "dense-crf": refine_by_crf,
+}
+
+
+def refine_by(network: MaskRefiner, config: RefineConfig) -> RefineForeground:
+    """Make the function that refines a mask by a network."""
+
+    def refine(image: ImageArray, given: FloatArray) -> FloatArray:
         return refine_mask(network, image, given > 0.5, config).mask.astype(np.float32)
 
+    return refine
+
+
+def score(refine: RefineForeground, data: Path) -> dict[str, SetScores]:
+    """Score a refinement on all sets."""
     _, held_out = find_scenes(data)
     scores = {"right masks": score_set(held_out_pairs(held_out, None), refine)}
     for degree in DEGREES:
@@ -187,7 +223,7 @@ def main() -> None:
     parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
     parts["train"].add_argument("--steps", type=int, default=3000)
     parts["train"].add_argument("--seed", type=int, default=0)
-    parts["score"].add_argument("runs", nargs="+", type=Path)
+    parts["score"].add_argument("runs", nargs="+", type=Path, help=f"or {', '.join(FILTERS)}")
     parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
     parts["score"].add_argument("--radius", type=int)
     arguments = parser.parse_args()
@@ -199,10 +235,15 @@ def main() -> None:
         results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         config = RefineConfig(strength=arguments.strength, radius=arguments.radius)
         for run in arguments.runs:
-            scores = score(load_run(run), arguments.data, config)
+            if (name := str(run)) in FILTERS:
+                refine, about = FILTERS[name], {}
+            else:
+                refine = refine_by(load_run(run), config)
+                settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+                about = {"settings": settings, "config": asdict(config)}
+            scores = score(refine, arguments.data)
             results[run.name] = {
-                "settings": json.loads((run / "settings.json").read_text(encoding="utf-8")),
-                "config": asdict(config),
+                **about,
                 "scores": {name: value._asdict() for name, value in scores.items()},
                 "machine": describe(torch.device("cpu")),
             }
