@@ -8,7 +8,8 @@ import pytest
 
 from pna.__main__ import main
 from pna.lab.bench import growth, masks, models
-from pna.lab.masks.cascadepsp import CascadePSP, refine_with
+from pna.lab.masks.cascadepsp import CascadePSP
+from pna.lab.masks.cascadepsp_steps import refine_with
 from pna.lab.measure.memory import Peak
 from pna.ops import BACKENDS
 

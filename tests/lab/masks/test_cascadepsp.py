@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pna.errors import PnaError
-from pna.lab.masks.cascadepsp import (
-    CascadePSP,
-    CascadePSPOutput,
-    cascadepsp_loss,
-    crops,
-    gradient_magnitude,
-    refine_with,
-)
+from pna.lab.masks.cascadepsp import CascadePSP, CascadePSPOutput
+from pna.lab.masks.cascadepsp_loss import cascadepsp_loss, gradient_magnitude
+from pna.lab.masks.cascadepsp_steps import crops, refine_with
 from pna.model.encoder import create_encoder
 
 

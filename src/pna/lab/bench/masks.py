@@ -14,7 +14,8 @@ from pna.inference.refine import refine_mask
 from pna.lab.bench.charts import draw_growth
 from pna.lab.bench.growth import growth_notes, growth_tables, measure_growth
 from pna.lab.bench.report import Log, Report, Row
-from pna.lab.masks.cascadepsp import CascadePSP, refine_with
+from pna.lab.masks.cascadepsp import CascadePSP
+from pna.lab.masks.cascadepsp_steps import refine_with
 from pna.lab.measure.timing import Call, quartiles, ratios
 from pna.lab.report import NOTHING, Table, with_quartiles
 from pna.refinement.network import create_mask_refiner

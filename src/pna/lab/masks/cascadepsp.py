@@ -1,34 +1,27 @@
-"""CascadePSP: refine any mask of an image, three times with one network, then crop by crop.
+"""CascadePSP: a network that refines any mask of an image in three passes.
 
-The network is a PSPNet with a decoder whose input is the image and three masks. The first pass sees
-the given mask three times and corrects it at stride 8, the second gets that result and corrects it
-at strides 8 and 4, the third gets both and ends at stride 1. In there masks are in [-1, 1]. A large
-image is refined as a whole at 900 pixels (global step), and then in overlapping crops at full size
-(local step), by the second and third pass.
+It is a PSPNet with a decoder whose input is the image and three masks. The first pass sees the
+given mask three times and corrects it at stride 8, the second gets that result and corrects it at
+strides 8 and 4, the third gets both and ends at stride 1. In there masks are in [-1, 1].
+`cascadepsp_steps` runs it on images of any size.
 
 Source: Cheng, Chung, Tai, Tang, "CascadePSP: Toward Class-Agnostic and Very High-Resolution
 Segmentation via Global and Local Refinement", CVPR 2020, section 3.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pna.errors import PnaError
-from pna.model.cascade.inputs import evaluation
 from pna.model.coarse.psp import adaptive_average_pool
 from pna.model.encoder import EncoderWeights, create_encoder
-from pna.model.resize import average, resize
+from pna.model.resize import resize
 
 _STRIDE = 8  # of the encoder
 _BINS = (1, 2, 3, 6)
-_MARGIN = 16  # pixels of a crop that are dropped where it does not end with the image
-_DULL = 0.1  # least share of either side of the mask at which a crop is refined
 
 
 class CascadePSPOutput(NamedTuple):
@@ -257,172 +250,3 @@ def _take_stem(encoder: str, body: nn.Module) -> nn.Conv2d:
 def _cut(x: Tensor, images: Tensor) -> Tensor:
     """Cut off what was padded."""
     return x[..., : images.shape[-2], : images.shape[-1]]
-
-
-def cascadepsp_loss(output: CascadePSPOutput, target: Tensor) -> Tensor:
-    """Compute the loss of all passes.
-
-    Cross-entropy where strides are coarse, L1 + L2 of the probabilities at stride 1, half of each
-    between; and for the result, L1 of the magnitude of its gradient.
-
-    Args:
-        output: Of the network.
-        target: (B, 1, H, W) in [0, 1], the true masks.
-
-    Returns:
-        A number: the weighted sum of means over the pixels.
-
-    Example:
-        >>> import torch
-        >>> output = CascadePSPOutput(*torch.zeros(6, 1, 1, 8, 8))
-        >>> round(cascadepsp_loss(output, torch.ones(1, 1, 8, 8)).item(), 4)
-        3.8976
-    """
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, target)
-
-    def distance(logits: Tensor) -> Tensor:
-        difference = logits.sigmoid() - target
-        return difference.abs().mean() + difference.square().mean()
-
-    coarse = (output.pass1_stride8, output.pass2_stride8, output.pass3_stride8)
-    between = (output.pass2_stride4, output.pass3_stride4)
-    gradient = gradient_magnitude(output.stride1.sigmoid()) - gradient_magnitude(target)
-    terms = [cross_entropy(logits) for logits in coarse]
-    # Half of the mean of L1 and L2, and half of cross-entropy.
-    terms += [cross_entropy(logits) / 2 + distance(logits) / 4 for logits in between]
-    terms += [distance(output.stride1), 5 * gradient.abs().mean()]
-    return torch.stack(terms).sum()
-
-
-def gradient_magnitude(x: Tensor) -> Tensor:
-    """Compute the length of the gradient after a 3x3 mean, by Sobel's operator.
-
-    Args:
-        x: (B, 1, H, W); its border is repeated.
-
-    Returns:
-        (B, 1, H, W); 1 for a step from 0 to 1 without the mean.
-
-    Example:
-        >>> import torch
-        >>> step = torch.tensor([0.0, 0, 0, 1, 1, 1]).expand(1, 1, 6, 6)
-        >>> [round(length, 2) for length in gradient_magnitude(step)[0, 0, 2].tolist()]
-        [0.0, 0.33, 0.67, 0.67, 0.33, 0.0]
-    """
-    right = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
-    kernels = torch.stack([right, right.T])[:, None]  # (2, 1, 3, 3)
-    smooth = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 3, stride=1)
-    squares = F.conv2d(smooth, kernels).square().sum(1, keepdim=True)
-    return (squares + 1e-6).sqrt()  # the root of 0 has no derivative
-
-
-def refine_with(
-    network: CascadePSP,
-    image: npt.NDArray[np.uint8],
-    mask: npt.NDArray[Any],
-    *,
-    side: int = 900,
-    is_local: bool = True,
-) -> npt.NDArray[np.float32]:
-    """Refine the mask of one object by the global and the local step.
-
-    Args:
-        network: Runs in evaluation mode, on its own device.
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool, or probabilities in [0, 1].
-        side: Long side of the image in the global step, and side of a crop in the local step.
-        is_local: Whether the local step follows the global one.
-
-    Returns:
-        (H, W) probabilities. Where the local step skips a crop, because the object has less than
-        10 or more than 90 % of it, the result of the global step stays.
-
-    Raises:
-        PnaError: A shape, type or value does not fit.
-
-    Example:
-        >>> import numpy as np
-        >>> network = CascadePSP(encoder="resnet18", width=0.25)
-        >>> image = np.zeros((70, 100, 3), np.uint8)
-        >>> refine_with(network, image, image[..., 0] > 0, side=96).shape
-        (70, 100)
-    """
-    if side // 2 <= 2 * _MARGIN:  # or crops would not advance
-        raise PnaError(f"expected a side of at least {4 * _MARGIN + 2} pixels, got {side=}")
-    x, m = (each.to(network.mean) for each in _check_pair(image, mask))
-    H, W = m.shape[-2:]
-    scale = side / max(H, W)
-    small = [max(1, round(H * scale)), max(1, round(W * scale))]
-    with evaluation(network), torch.inference_mode():
-        output = network(average(x, small), average(m, small))
-        coarse, stride4 = (
-            resize(logits.sigmoid(), (H, W)) for logits in (output.stride1, output.pass3_stride4)
-        )
-        result = coarse if not is_local else _refine_crops(network, x, coarse, stride4, side)
-        return result[0, 0].float().cpu().numpy()
-
-
-def _refine_crops(
-    network: CascadePSP, x: Tensor, coarse: Tensor, stride4: Tensor, side: int
-) -> Tensor:
-    """Refine crop by crop, and average where crops overlap: (1, 1, H, W) probabilities."""
-    binary = (coarse > 0.5).to(coarse.dtype)
-    total, count = torch.zeros_like(coarse), torch.zeros_like(coarse)
-    for rows, inner_rows in crops(coarse.shape[-2], side):
-        for columns, inner_columns in crops(coarse.shape[-1], side):
-            crop = (..., rows, columns)
-            if not _DULL <= binary[crop].mean() <= 1 - _DULL:
-                continue
-            refined = network.refine_locally(x[crop], binary[crop], stride4[crop]).sigmoid()
-            inner = (..., inner_rows, inner_columns)
-            within = (
-                ...,
-                slice(inner_rows.start - rows.start, inner_rows.stop - rows.start),
-                slice(inner_columns.start - columns.start, inner_columns.stop - columns.start),
-            )
-            total[inner] += refined[within]
-            count[inner] += 1
-    return torch.where(count > 0, total / count.clamp(min=1), coarse)
-
-
-def crops(length: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an axis into crops that overlap by a little more than half.
-
-    Args:
-        length: Pixels of the axis.
-        side: Pixels of a crop, at least 66.
-
-    Yields:
-        A crop, and its part without the margins that lie within the image.
-
-    Example:
-        >>> for crop, inner in crops(1500, 900):
-        ...     print(crop.start, crop.stop, inner.start, inner.stop)
-        0 900 0 884
-        418 1318 434 1302
-        600 1500 616 1500
-    """
-    last = max(length - side, 0)
-    for start in [*range(0, last, side // 2 - 2 * _MARGIN), last]:
-        stop = min(start + side, length)
-        inner_start = start + _MARGIN if start > 0 else 0
-        yield slice(start, stop), slice(inner_start, stop - _MARGIN if stop < length else length)
-
-
-def _check_pair(image: npt.NDArray[np.uint8], mask: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """Return the image (1, 3, H, W) in [0, 1] and the mask (1, 1, H, W)."""
-    image, mask = np.asarray(image), np.asarray(mask)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
-    if mask.shape != image.shape[:2]:
-        raise PnaError(f"expected a mask {image.shape[:2]} like the image, got {mask.shape}")
-    is_probability = np.issubdtype(mask.dtype, np.floating) and mask.min() >= 0 and mask.max() <= 1
-    if mask.dtype != bool and not is_probability:
-        raise PnaError(
-            f"expected a mask of bool, or of floats in [0, 1], got {mask.dtype} in "
-            f"[{mask.min():.3g}, {mask.max():.3g}]; divide a gray image by 255.0"
-        )
-    x = torch.from_numpy(image.transpose(2, 0, 1)[None] / 255.0)
-    return x, torch.from_numpy(mask.astype(np.float32)[None, None])
