@@ -124,7 +124,8 @@ def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
 def near_edges(mask: Tensor) -> Tensor:
     """Mark pixels within 4 of an edge of a mask (B, 1, H, W): bool, the same shape."""
     side = 2 * _EDGE + 1
-    inside = (mask > 0.5).float()
-    grown = F.max_pool2d(inside, side, stride=1, padding=_EDGE)
-    shrunk = -F.max_pool2d(-inside, side, stride=1, padding=_EDGE)
-    return grown != shrunk
+    share = (mask > 0.5).float()
+    # Rows, then columns: two passes of 9 pixels instead of one of 81.
+    for kernel, padding in (((side, 1), (_EDGE, 0)), ((1, side), (0, _EDGE))):
+        share = F.avg_pool2d(share, kernel, stride=1, padding=padding, count_include_pad=False)
+    return (share > 0) & (share < 1)
