@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pna.model.coarse.deeplab import DeepLabV3Head
+from pna.errors import PnaError
+from pna.model.coarse.deeplab import DeepLabV3Head, average_windows
 from pna.model.coarse.fcn import FCNHead
 from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.layers import BatchNorm
@@ -22,9 +23,18 @@ COARSEST: dict[str, Head] = {
     "fcn": partial(FCNHead, channels=16),
     "psp": partial(PSPHead, channels=16),
     "deeplabv3": partial(DeepLabV3Head, channels=16, rates=(2, 4, 6)),
+    "deeplabv3-windows": partial(
+        DeepLabV3Head,
+        channels=16,
+        rates=(2, 4, 6),
+        pool_window=(2, 4),
+        pool_norm=False,
+        fuse_kernel=1,
+    ),
 }
 FINEST: dict[str, Head] = {
     "fpn": partial(SemanticFPNHead, fpn_channels=16, channels=8),
+    "fpn-group-norm": partial(SemanticFPNHead, fpn_channels=16, channels=32, norm="group"),
     "upernet": partial(UPerHead, channels=16),
 }
 READS = {name: [3] for name in COARSEST}
@@ -94,12 +104,14 @@ def test_features_of_another_encoder_are_refused(name: str) -> None:
 def test_a_head_exports_with_free_sizes(name: str) -> None:
     torch.manual_seed(0)
     head = HEADS[name](CHANNELS, K).eval()
-    h, w = torch.export.Dim("h", min=2, max=64), torch.export.Dim("w", min=2, max=64)
+    # Larger than the windows of a pooled branch, which would be cut to the map otherwise.
+    least = 6 if name == "deeplabv3-windows" else 2
+    h, w = torch.export.Dim("h", min=least, max=64), torch.export.Dim("w", min=least, max=64)
     shapes = [{2: s * h if s > 1 else h, 3: s * w if s > 1 else w} for s in (8, 4, 2, 1)]
-    example = [x.detach() for x in _features(24, 40)]
+    example = [x.detach() for x in _features(24 * least // 2, 40 * least // 2)]
     program = torch.export.export(head, (example,), dynamic_shapes=(shapes,)).module()
     for size in [(16, 16), (24, 40), (72, 56)]:
-        features = [x.detach() for x in _features(*size)]
+        features = [x.detach() for x in _features(*(side * least // 2 for side in size))]
         torch.testing.assert_close(program(features), head(features))
 
 
@@ -112,6 +124,29 @@ def test_pooling_is_adaptive_average_pooling(bins: int) -> None:
             x = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
             expected = F.adaptive_avg_pool2d(x, bins)
             torch.testing.assert_close(adaptive_average_pool(x, bins), expected)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 2), (5, 9), (40, 3)])
+def test_averages_of_windows_are_average_pooling(window: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, 5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cut = min(window[0], 5), min(window[1], 9)
+    torch.testing.assert_close(average_windows(x, window), F.avg_pool2d(x, cut, stride=1))
+
+
+def test_a_window_as_large_as_the_map_averages_it() -> None:
+    torch.manual_seed(0)
+    windows = DeepLabV3Head(CHANNELS, K, channels=16, pool_window=(8, 8)).eval()
+    whole = DeepLabV3Head(CHANNELS, K, channels=16).eval()
+    whole.load_state_dict(windows.state_dict())
+    features = _features(64, 64)  # 8x8 cells on the coarsest level
+    torch.testing.assert_close(windows(features), whole(features))
+    larger = _features(72, 64)
+    assert not torch.allclose(windows(larger), whole(larger))
+
+
+def test_group_norm_needs_groups() -> None:
+    with pytest.raises(PnaError, match="^group norm needs a multiple of 32 channels, got 48"):
+        SemanticFPNHead(CHANNELS, K, channels=48, norm="group")
 
 
 def test_batch_norm_of_one_value_uses_the_running_statistics() -> None:

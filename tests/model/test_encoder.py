@@ -126,7 +126,12 @@ def test_mean_and_std_are_those_of_the_weights() -> None:
 
 @pytest.mark.parametrize(
     ("output_stride", "factors", "dilations"),
-    [(16, (1, 2, 4), [2, 4, 8]), (8, (1, 2, 4), [4, 8, 16]), (8, (2, 1, 1), [8, 4, 4])],
+    [
+        (32, (1, 2, 4), [1, 2, 4]),
+        (16, (1, 2, 4), [2, 4, 8]),
+        (8, (1, 2, 4), [4, 8, 16]),
+        (8, (2, 1, 1), [8, 4, 4]),
+    ],
 )
 def test_multi_grid_multiplies_the_last_stage(
     output_stride: int, factors: tuple[int, ...], dilations: list[int]
@@ -138,6 +143,40 @@ def test_multi_grid_multiplies_the_last_stage(
     blocks: Any = encoder.body.layer4
     assert [block.conv2.dilation for block in blocks] == [(d, d) for d in dilations]
     assert {block.conv1.dilation for block in blocks} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("resnet50s", {"multi_grid": (1, 2, 4)}), (SWIN, {"dense_swin": True})]
+)
+def test_images_of_any_size_have_levels_that_are_rounded_up(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    with torch.device("meta"):
+        encoder = create_encoder(name, weights=None, any_size=True, **arguments).eval()
+    assert encoder.divisor == 1
+    for size in [(300, 375), (1, 1), (64, 96)]:
+        features = encoder(torch.empty(1, 3, *size, device="meta"))
+        expected = [tuple(-(-side // s) for side in size) for s in (4, 8, 16, 32)]
+        assert [tuple(x.shape[-2:]) for x in features] == expected
+
+
+def test_the_dense_swin_pads_before_it_shifts() -> None:
+    """Against the definition: the shifted, padded map in whole windows, its padding cut off."""
+    torch.manual_seed(0)
+    encoder = create_encoder(SWIN, weights=None, dense_swin=True).eval()
+    body: Any = encoder.body
+    block = body.layers_3.blocks[1]
+    assert block.shift_size == (3, 3)  # also in the last stage, one window at 224 pixels
+    x = torch.randn(1, 9, 11, 768)
+    with torch.inference_mode():
+        padded = nn.functional.pad(x, (0, 0, 0, 3, 0, 5))  # to 14x14, two windows a side
+        expected = timm.models.swin_transformer.SwinTransformerBlock._attn(block, padded)
+        torch.testing.assert_close(block._attn(x), expected[:, :9, :11])
+        features = encoder(torch.rand(1, 3, 64, 64))
+    # Each level is normalized: its norms are new, so mean 0 and variance 1 over the channels.
+    for level in features:
+        torch.testing.assert_close(level.mean(1), torch.zeros_like(level[:, 0]), atol=1e-4, rtol=0)
+    assert [name for name, _ in encoder.norms.named_children()] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("name", [SWIN, "convnext_atto", "resnet18"])
@@ -176,7 +215,10 @@ def test_drop_path_grows_to_the_last_block(name: str) -> None:
             "^timm builds no feature pyramid of 'vgg11' with output_stride=16",
         ),
         ("vgg11", {"drop_path": 0.1}, "^encoder .* does not support drop_path"),
-        ("resnet50c", {"multi_grid": (1, 2, 4)}, "^multi_grid needs a dilated encoder"),
+        ("resnet18", {"dense_swin": True}, "^encoder 'resnet18' does not support dense_swin"),
+        ("swinv2_tiny_window8_256", {"dense_swin": True}, "^dense_swin is for Swin"),
+        ("tf_efficientnet_lite0", {"any_size": True}, "^encoder .* pads by the image's size"),
+        ("convnext_atto", {"any_size": True}, "^encoder .* promises features .* 65x95 image, got"),
         (
             "resnet50c",
             {"output_stride": 8, "multi_grid": (1, 2)},

@@ -11,7 +11,7 @@ import pna
 from disk_full import too_large_from
 from pna.errors import PnaError, WeightsError
 from pna.labels import CAMVID
-from pna.model.config import ModelConfig, ModelOptions
+from pna.model.config import InferenceSize, ModelConfig, ModelOptions
 from pna.model.loading import bundled_models
 from pna.model.segmenter import Segmenter
 
@@ -223,6 +223,19 @@ def test_unknown_configuration():
         ModelConfig.from_dict(values | {"depth": 3})
     del values["encoder"]
     with pytest.raises(PnaError, match="^the model's configuration lacks encoder"):
+        ModelConfig.from_dict(values)
+
+
+def test_options_younger_than_a_file_are_none():
+    options = ModelOptions(inference_size=InferenceSize(4, 8), pool_window=(2, 3), padding="mean")
+    config = ModelConfig("fcn", "resnet18", options)
+    values = json.loads(json.dumps(config.to_dict()))
+    assert ModelConfig.from_dict(values) == config
+    for name in ("inference_size", "pool_window", "padding", "dense_swin"):
+        del values["options"][name]
+    assert ModelConfig.from_dict(values) == ModelConfig("fcn", "resnet18")
+    del values["options"]["output_stride"]  # as old as the files are
+    with pytest.raises(PnaError, match="^the model's configuration lacks output_stride"):
         ModelConfig.from_dict(values)
 
 

@@ -8,7 +8,7 @@ import torch
 import pna
 from pna import PNAConfig, PnaError
 from pna.labels import VOC
-from pna.model.config import ModelConfig, ModelOptions
+from pna.model.config import InferenceSize, ModelConfig, ModelOptions
 from pna.model.counts import count
 from pna.model.presets import PRESETS
 from pna.model.segmenter import Segmenter
@@ -217,6 +217,14 @@ def test_deeplab_takes_rates_and_a_multi_grid():
         ),
         ({"preset": "fcn", "pna": PNAConfig()}, "^preset 'fcn' has no refinement, got pna"),
         ({"preset": "psp", "options": ModelOptions(rates=(6, 12))}, "^preset 'psp' has no rates"),
+        (
+            {"preset": "deeplabv3", "options": ModelOptions(coarse_norm="group")},
+            "^preset 'deeplabv3' has no coarse_norm",
+        ),
+        (
+            {"preset": "fpn", "options": ModelOptions(pool_window=(2, 2))},
+            "^preset 'fpn' has no pool_window",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -235,3 +243,68 @@ def test_labels_may_be_names(model):
 def test_images_of_another_range_are_warned_of(model, scale):
     with pytest.warns(UserWarning, match=r"^expected images in \[0, 1\], got values from "):
         model(torch.rand(1, 3, 40, 40) * scale)
+
+
+class TestPadding:
+    """What the encoder sees to the right of and below an image of 40x52 pixels."""
+
+    def padded(self, padding):
+        torch.manual_seed(0)
+        model = pna.create_model(
+            "fcn",
+            3,
+            encoder="resnet18",
+            encoder_weights=None,
+            options=ModelOptions(coarse_channels=8, aux=False, padding=padding),
+        ).eval()
+        seen = []
+        model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        image = torch.rand(2, 3, 40, 52)
+        with torch.inference_mode():
+            output = model(image)
+        assert output.logits.shape == (2, 3, 40, 52)
+        normalized = (image - model.mean) / model.std
+        torch.testing.assert_close(seen[0][..., :40, :52], normalized)
+        return model, seen[0], output
+
+    def test_the_edge_is_repeated(self):
+        model, seen, _ = self.padded(None)
+        assert model.padded_size((40, 52)) == seen.shape[-2:] == (64, 64)
+        assert torch.equal(seen[..., :40, 52], seen[..., :40, 51])
+
+    def test_the_mean_color_is_zero_once_normalized(self):
+        _, seen, _ = self.padded("mean")
+        assert seen.shape[-2:] == (64, 64)
+        assert not seen[..., 40:, :].any()
+        assert not seen[..., 52:].any()
+
+    def test_none(self):
+        model, seen, output = self.padded("none")
+        assert model.divisor == 1
+        assert seen.shape[-2:] == (40, 52)
+        assert output.coarse.shape[-2:] == (2, 2)  # 40 / 32 and 52 / 32, rounded up
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "zeros"}, "^expected padding as one of replicate, mean, none, got 'zeros'"),
+        ({"fuse_kernel": 5}, "^expected fuse_kernel as one of 1, 3, got 5"),
+        ({"coarse_norm": "layer"}, "^expected coarse_norm as one of batch, group"),
+        ({"pool_window": (3,)}, "^expected pool_window as a height and a width in cells"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(PnaError, match=message):
+        ModelOptions(**options)
+
+
+def test_inference_sizes():
+    size = InferenceSize(512, 2048)
+    assert size.of((375, 500)) == (512, 683)
+    assert size.of((4000, 500)) == (2048, 256)
+    assert size.of((1, 9000)) == (1, 2048)
+    with pytest.raises(PnaError, match="^expected lengths of the short and long side from 1"):
+        InferenceSize(0, 3)
+    with pytest.raises(PnaError, match="^expected the longer side to have at least the 9 pixels"):
+        InferenceSize(9, 3)

@@ -1,25 +1,87 @@
 """The configuration of a model in plain values: all of a saved model but weights and classes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pna.errors import PnaError
 from pna.model.pna.config import PNAConfig
 
 Library = Literal["smp", "torchvision", "transformers", "timm"]
+Norm = Literal["batch", "group"]
+Padding = Literal["replicate", "mean", "none"]
+
+
+@dataclass(frozen=True)
+class InferenceSize:
+    """The size that images are resized to before they are segmented, aspect ratio kept.
+
+    Attributes:
+        short: Pixels of the shorter side, at least 1.
+        long: Pixels that the longer side may have at most; the shorter is then shorter, too.
+        antialias: Whether bilinear resizing smooths an image that shrinks (Pillow), or not
+            (OpenCV).
+
+    Raises:
+        PnaError: A length is below 1, or the long one is the shorter.
+
+    Example:
+        >>> InferenceSize(512, 2048).of((375, 500))
+        (512, 683)
+    """
+
+    short: int
+    long: int
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(x, int) and x >= 1 for x in (self.short, self.long)):
+            raise PnaError(
+                f"expected lengths of the short and long side from 1, got {self.short}, {self.long}"
+            )
+        if self.long < self.short:
+            raise PnaError(
+                f"expected the longer side to have at least the {self.short} pixels of the "
+                f"shorter, got {self.long}"
+            )
+        if not isinstance(self.antialias, bool):
+            raise PnaError(f"expected antialias as True or False, got {self.antialias!r}")
+
+    def of(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return (H, W) that an image of `size` (H, W) is resized to."""
+        H, W = size
+        scale = min(self.short / min(H, W), self.long / max(H, W))
+        return max(1, int(H * scale + 0.5)), max(1, int(W * scale + 0.5))
+
+    def __str__(self) -> str:
+        return f"shorter side {self.short} pixels, longer side at most {self.long}"
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of encoder and coarse head. None keeps the preset's value.
+    """Options of encoder, coarse head and image size. None keeps the preset's value.
 
     Attributes:
         output_stride: Stride of the encoder's last level, 32, or 16 or 8 by dilation.
-        multi_grid: Factors on the dilation in the last stage of a dilated ResNet.
+        multi_grid: Factors on the dilation of each block in the last stage of a ResNet.
         drop_path: Probability of skipping a residual block while training, in [0, 1).
         coarse_channels: Width of the coarse head.
         rates: Dilations of DeepLabV3's branches, in cells.
         aux: Whether an auxiliary FCN head is trained on the level before the last.
+        dense_swin: Whether a Swin has the form of its authors for dense prediction: layer norm on
+            each level, shifted windows at every size, padding before the shift.
+        coarse_norm: Norm of semantic FPN's head, "batch" or "group" (32 groups).
+        pool_window: Height and width, in cells, of the windows that DeepLabV3's pooled branch
+            averages; by default it averages the whole map.
+        pool_norm: Whether DeepLabV3's pooled branch has batch norm, or a bias instead.
+        fuse_kernel: Side of the convolution that fuses DeepLabV3's branches, 3 or 1.
+        padding: How images are padded to the encoder's strides, right and bottom: "replicate"
+            repeats the edge, "mean" continues with the mean color (zeros after normalization),
+            "none" leaves images as they are and rounds the sizes of levels up.
+        inference_size: Size that `Predictor` and `evaluate` resize images to; their own by default.
+
+    Raises:
+        PnaError: A value is out of its range.
 
     Example:
         >>> ModelOptions(output_stride=16).output_stride
@@ -32,18 +94,56 @@ class ModelOptions:
     coarse_channels: int | None = None
     rates: tuple[int, ...] | None = None
     aux: bool | None = None
+    dense_swin: bool | None = None
+    coarse_norm: Norm | None = None
+    pool_window: tuple[int, int] | None = None
+    pool_norm: bool | None = None
+    fuse_kernel: Literal[1, 3] | None = None
+    padding: Padding | None = None
+    inference_size: InferenceSize | None = None
 
     def __post_init__(self) -> None:
         # JSON and YAML have lists only. Tuples can be hashed and compared with the defaults.
-        for name in ("multi_grid", "rates"):
+        for name in ("multi_grid", "rates", "pool_window"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
+        size: Any = self.inference_size
+        if isinstance(size, dict):
+            object.__setattr__(self, "inference_size", read_fields(InferenceSize, size))
+        # Checked here, for YAML and JSON: type checkers see Python callers alone.
+        for name, choices in (
+            ("coarse_norm", get_args(Norm)),
+            ("fuse_kernel", (1, 3)),
+            ("padding", get_args(Padding)),
+            ("dense_swin", (True, False)),
+            ("pool_norm", (True, False)),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                known = ", ".join(map(str, choices))
+                raise PnaError(f"expected {name} as one of {known}, got {value!r}")
+        window = self.pool_window
+        if window is not None and not (
+            isinstance(window, tuple)
+            and len(window) == 2
+            and all(isinstance(side, int) and side >= 1 for side in window)
+        ):
+            raise PnaError(
+                f"expected pool_window as a height and a width in cells, each from 1, got {window}"
+            )
 
     def over(self, defaults: "ModelOptions") -> "ModelOptions":
         """Return these options, and those of `defaults` where they are None."""
         # None means "not given", so no option has None as a value of its own.
         given = {key: value for key, value in vars(self).items() if value is not None}
         return replace(defaults, **given)
+
+
+# Files may lack these, which are younger than they: None is what their models have.
+_LATER_OPTIONS = (
+    *("dense_swin", "coarse_norm", "pool_window", "pool_norm", "fuse_kernel", "padding"),
+    "inference_size",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +178,10 @@ class ModelConfig:
         for name in ("preset", "encoder"):
             if not isinstance(values[name], str):
                 raise PnaError(f"expected the name of {name}, got {values[name]!r}")
-        options = read_fields(ModelOptions, values["options"])
+        given = values["options"]
+        if isinstance(given, dict):
+            given = dict.fromkeys(_LATER_OPTIONS) | given
+        options = read_fields(ModelOptions, given)
         return cls(**values | {"options": options, "pna": _read_pna(values["pna"])})
 
 

@@ -23,7 +23,11 @@ _FREE_SIZE_ARGS: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True},  # ViT and relatives
     {},  # convolutional networks take any size as they are
 )
-_OPTIONS = {"output_stride": "output_stride", "drop_path_rate": "drop_path"}  # timm's name, ours
+_OPTIONS = {  # timm's name, ours
+    "output_stride": "output_stride",
+    "drop_path_rate": "drop_path",
+    "always_partition": "dense_swin",
+}
 # What timm and the networks in it raise for options or sizes that they cannot do.
 _BUILD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError)
 EncoderWeights = Literal["imagenet"]
@@ -46,10 +50,19 @@ class TimmEncoder(nn.Module):
         strides: Image pixels per cell of each level, ascending; neighbors may be equal.
         mean: Mean per RGB channel of the images it was trained on, for values in [0, 1].
         std: Standard deviation per RGB channel, likewise.
-        divisor: Heights and widths of images must be multiples of this, the coarsest stride.
+        divisor: Heights and widths of images must be multiples of this: the coarsest stride, or 1
+            with `any_size`.
+
+    Args:
+        name: timm's name.
+        body: A timm model of `features_only=True`.
+        level_norms: Whether each level gets a layer norm of its own.
+        any_size: Take images of any size; the sizes of levels are rounded up.
     """
 
-    def __init__(self, name: str, body: nn.Module) -> None:
+    def __init__(
+        self, name: str, body: nn.Module, *, level_norms: bool = False, any_size: bool = False
+    ) -> None:
         super().__init__()
         info: Any = body.feature_info
         strides = [int(stride) for stride in info.reduction()]
@@ -62,8 +75,9 @@ class TimmEncoder(nn.Module):
         self.strides = tuple(strides[i] for i in self._levels)
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
-        self.divisor = max(self.strides)
+        self.divisor = 1 if any_size else max(self.strides)
         self.body = body
+        self.norms = nn.ModuleList(map(nn.LayerNorm, self.channels)) if level_norms else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of a batch.
@@ -73,7 +87,8 @@ class TimmEncoder(nn.Module):
                 `divisor`.
 
         Returns:
-            One (B, channels[i], H / strides[i], W / strides[i]) map per level, fine to coarse.
+            One (B, channels[i], H / strides[i], W / strides[i]) map per level, fine to coarse; with
+            `any_size` heights and widths are rounded up.
 
         Raises:
             PnaError: H or W is not a multiple of `divisor`.
@@ -87,6 +102,8 @@ class TimmEncoder(nn.Module):
             )
         maps = self.body(images)
         features = [maps[i] for i in self._levels]
+        if self.norms is not None:  # of channels-last maps alone: see `create_encoder`
+            features = [norm(x) for norm, x in zip(self.norms, features, strict=True)]
         if self._is_channels_last:
             features = [x.permute(0, 3, 1, 2) for x in features]  # (B, h, w, C) -> (B, C, h, w)
         return features
@@ -99,6 +116,8 @@ def create_encoder(
     output_stride: int = 32,
     multi_grid: Sequence[int] | None = None,
     drop_path: float = 0.0,
+    dense_swin: bool = False,
+    any_size: bool = False,
 ) -> TimmEncoder:
     """Build a timm backbone as an encoder.
 
@@ -109,10 +128,15 @@ def create_encoder(
             starts at random.
         output_stride: 16 or 8 replace the last strides of a convolutional network by dilation;
             32 leaves the encoder as it is.
-        multi_grid: Factors on the dilation of each block in the last stage of a dilated ResNet
-            (Chen et al., "Rethinking Atrous Convolution", 2017, section 3.2.1), such as 1, 2, 4.
+        multi_grid: Factors on the dilation of each block in the last stage of a ResNet (Chen et
+            al., "Rethinking Atrous Convolution", 2017, section 3.2.1), such as 1, 2, 4. Where the
+            stage has a stride the dilation is 1.
         drop_path: Probability of skipping the last residual block while training, in [0, 1);
             earlier blocks get linearly less (stochastic depth).
+        dense_swin: Give a Swin the form of its authors for dense prediction
+            (`pna.model.dense_swin`).
+        any_size: Take images of any size, such as 300x375, whose levels then have 75x94, 38x47,
+            19x24 and 10x12 cells: for ResNets and the dense Swin, whose layers round up.
 
     Raises:
         PnaError: The name is unknown, or the backbone does not support an option.
@@ -134,6 +158,8 @@ def create_encoder(
         options["output_stride"] = output_stride
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
+    if dense_swin:
+        options["always_partition"] = True
     body, options = _build(name, options)
     # A package first: it needs no network, and its file is checked by its checksum.
     if weights is not None and not load_packaged_weights(body, name):
@@ -141,8 +167,17 @@ def create_encoder(
     if multi_grid is not None:
         _apply_multi_grid(name, body, tuple(multi_grid))
     # Only now: the weights are loaded into timm's own modules.
-    fix_same_padding(body)
-    encoder = TimmEncoder(name, body)
+    if fix_same_padding(body) and any_size:
+        raise PnaError(
+            f"encoder {name!r} pads by the image's size, so it takes no images of any size: leave "
+            f"padding at its default, or {_USE_INSTEAD}"
+        )
+    if dense_swin:
+        from pna.model.dense_swin import make_dense  # here: it needs timm at its import
+
+        if not make_dense(body):
+            raise PnaError(f"dense_swin is for Swin, got encoder {name!r}; leave it out")
+    encoder = TimmEncoder(name, body, level_norms=dense_swin, any_size=any_size)
     _check_features(encoder, output_stride)
     return encoder
 
@@ -236,8 +271,6 @@ def _apply_multi_grid(name: str, body: nn.Module, factors: tuple[int, ...]) -> N
     ]
     # Of the last block: timm gives the first block of a dilated stage half of it.
     dilation = convs[-1][-1].dilation[0]
-    if dilation == 1:
-        raise PnaError("multi_grid needs a dilated encoder; set output_stride to 16 or 8")
     for block_convs, factor in zip(convs, factors, strict=True):
         for conv in block_convs:
             # Equal padding keeps the size of a 3x3 convolution's map.
@@ -247,7 +280,7 @@ def _apply_multi_grid(name: str, body: nn.Module, factors: tuple[int, ...]) -> N
 @torch.no_grad()
 def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
     """Try the encoder on a small image that is not square, and compare with its feature_info."""
-    divisor = encoder.divisor
+    divisor = max(encoder.strides)
     if output_stride < 32 and divisor != output_stride:
         raise FixedStrideError(
             f"encoder {encoder.name!r} always has output stride {divisor}, got "
@@ -260,6 +293,8 @@ def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
         )
     # Not square, so that exchanged axes are noticed.
     height, width = 2 * divisor, 3 * divisor
+    if encoder.divisor == 1:  # sizes that no level divides
+        height, width = height + 1, width - 1
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()  # zeros must not enter the statistics of batch norm
@@ -274,7 +309,7 @@ def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
         encoder.train(was_training)
     got = [tuple(x.shape[1:]) for x in features]
     expected = [
-        (channels, height // stride, width // stride)
+        (channels, -(-height // stride), -(-width // stride))
         for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
     ]
     if got != expected:

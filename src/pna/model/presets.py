@@ -22,6 +22,8 @@ from pna.model.refiner import Refiner
 from pna.model.segmenter import Segmenter
 
 _AUX = ModelOptions(aux=True)
+_ATROUS = ("rates", "pool_window", "pool_norm", "fuse_kernel")
+_HEAD_OPTIONS = (*_ATROUS, "coarse_norm")
 
 
 class BuildModel(Protocol):
@@ -52,7 +54,7 @@ class Preset:
 
 def build_fcn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
     """Build an FCN on the coarsest level, as the paper has it."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     head = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, head)
@@ -60,7 +62,7 @@ def build_fcn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights |
 
 def build_psp(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
     """Build PSPNet: pyramid pooling on the coarsest level."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     head = PSPHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, head)
@@ -70,18 +72,31 @@ def build_deeplabv3(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build DeepLabV3: an atrous pyramid on the coarsest level."""
+    allow_head_options(config, *_ATROUS)
+    options = config.options
     encoder = build_encoder(config, weights)
     head = DeepLabV3Head(
-        encoder.channels, labels.num_classes, **coarse_width(config), **atrous_rates(config)
+        encoder.channels,
+        labels.num_classes,
+        **coarse_width(config),
+        **atrous_rates(config),
+        pool_window=options.pool_window,
+        pool_norm=options.pool_norm is not False,
+        fuse_kernel=options.fuse_kernel or 3,
     )
     return assemble(config, labels, encoder, head)
 
 
 def build_fpn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
     """Build a semantic FPN on all levels."""
-    refuse_options(config, "rates")
+    allow_head_options(config, "coarse_norm")
     encoder = build_encoder(config, weights)
-    head = SemanticFPNHead(encoder.channels, labels.num_classes, **coarse_width(config))
+    head = SemanticFPNHead(
+        encoder.channels,
+        labels.num_classes,
+        **coarse_width(config),
+        norm=config.options.coarse_norm or "batch",
+    )
     return assemble(config, labels, encoder, head)
 
 
@@ -89,7 +104,7 @@ def build_upernet(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build UPerNet on all levels."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     head = UPerHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, head)
@@ -209,6 +224,8 @@ def build_encoder(config: ModelConfig, weights: EncoderWeights | None) -> TimmEn
         output_stride=options.output_stride or 32,
         multi_grid=options.multi_grid,
         drop_path=options.drop_path or 0.0,
+        dense_swin=bool(options.dense_swin),
+        any_size=options.padding == "none",
     )
 
 
@@ -224,14 +241,15 @@ def atrous_rates(config: ModelConfig) -> dict[str, Any]:
     return {} if rates is None else {"rates": rates}
 
 
-def refuse_options(config: ModelConfig, *names: str) -> None:
-    """Refuse options that a preset's coarse head does not have.
+def allow_head_options(config: ModelConfig, *names: str) -> None:
+    """Refuse options of coarse heads, but those that the preset's own head has.
 
     Raises:
-        PnaError: One of them is given.
+        PnaError: Another one is given.
     """
-    for name in names:
-        if (value := getattr(config.options, name)) is not None:
+    for name in _HEAD_OPTIONS:
+        value = getattr(config.options, name)
+        if value is not None and name not in names:
             raise PnaError(
                 f"preset {config.preset!r} has no {name}, got {value}; leave {name} at None"
             )
@@ -258,17 +276,26 @@ def assemble(
         channels: Channels of the features that PNA refines on; the encoder's by default.
         refiner: A baseline, instead of PNA.
     """
-    num_classes = labels.num_classes
+    num_classes, options = labels.num_classes, config.options
     if refiner is None and config.pna is not None:
         refiner = PNAHead(channels or encoder.channels, num_classes, config.pna)
     auxiliary = None
-    if config.options.aux:
+    if options.aux:
         # The field's auxiliary head, on stride 16 of a plain encoder (as in PSPNet).
         auxiliary = FCNHead(
             encoder.channels, num_classes, channels=256, num_convs=1, concat_input=False, level=-2
         )
     model = Segmenter(
-        encoder, coarse, labels, neck=neck, refiner=refiner, auxiliary=auxiliary, config=config
+        encoder,
+        coarse,
+        labels,
+        neck=neck,
+        refiner=refiner,
+        auxiliary=auxiliary,
+        # "none" is the encoder's: its divisor is then 1.
+        padding="mean" if options.padding == "mean" else "replicate",
+        inference_size=options.inference_size,
+        config=config,
     )
     # Convolutions follow the memory format of their weights. Channels-last is the fast one on CPUs
     # and GPUs alike, and the stages, whose linear layers need it, then copy nothing.

@@ -48,14 +48,20 @@ class SamePaddedConv(nn.Conv2d):
         return super().forward(F.pad(x, self._pad))
 
 
-def fix_same_padding(body: nn.Module) -> None:
+def fix_same_padding(body: nn.Module) -> int:
     """Give every size-dependent "same" convolution of a timm model its constant padding, in place.
 
     The keys of the state dict stay as they are.
+
+    Returns:
+        The number of such convolutions.
     """
     from timm.layers.conv2d_same import Conv2dSame
 
+    count = 0
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if type(child) is Conv2dSame:  # not a subclass, whose forward would be lost
                 setattr(parent, name, SamePaddedConv(child))
+                count += 1
+    return count

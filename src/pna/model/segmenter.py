@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pna.errors import PnaError
 from pna.labels import LabelSpace
-from pna.model.config import CascadeConfig, ModelConfig
+from pna.model.config import CascadeConfig, InferenceSize, ModelConfig
 from pna.model.encoder import TimmEncoder
 from pna.model.pna.head import PNAHead
 from pna.model.refiner import Refiner, RefinerOutput
@@ -90,12 +90,18 @@ class BaseSegmenter(nn.Module, ABC):
     Attributes:
         refiner: Refines the coarse logits; None leaves them as they are. Subclasses set it.
         config: The configuration that rebuilds the model; a model without one cannot be saved.
+        padding: How images are padded to multiples of `divisor`: "replicate" repeats the edge,
+            "mean" continues with the mean color.
+        inference_size: Size that `Predictor` and `evaluate` resize images to; None keeps their own.
+            `forward` never resizes.
     """
 
     mean: Tensor
     std: Tensor
     refiner: Refiner | None
     config: ModelConfig | CascadeConfig | None
+    padding: Literal["replicate", "mean"] = "replicate"
+    inference_size: InferenceSize | None = None
 
     def __init__(self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -197,6 +203,11 @@ class BaseSegmenter(nn.Module, ABC):
         height, width = self.padded_size((H, W))
         if (height, width) == (H, W):
             return images  # F.pad would copy it
+        if self.padding == "mean":
+            # Exactly zero once normalized.
+            right = self.mean.expand(len(images), -1, H, width - W)
+            bottom = self.mean.expand(len(images), -1, height - H, width)
+            return torch.cat([torch.cat([images, right], dim=3), bottom], dim=2)
         # Repeat the border: a constant would add an edge along it.
         return F.pad(images, (0, width - W, 0, height - H), mode="replicate")
 
@@ -275,6 +286,8 @@ class Segmenter(BaseSegmenter):
             one they share the encoder's.
         refiner: Refines the coarse logits; None leaves them as they are.
         auxiliary: A second head on the encoder's features, for training only.
+        padding: How images are padded to the encoder's divisor; see `BaseSegmenter`.
+        inference_size: Size that `Predictor` and `evaluate` resize images to.
         config: The configuration that rebuilds the model; needed to save it.
     """
 
@@ -287,9 +300,13 @@ class Segmenter(BaseSegmenter):
         neck: nn.Module | None = None,
         refiner: Refiner | None = None,
         auxiliary: nn.Module | None = None,
+        padding: Literal["replicate", "mean"] = "replicate",
+        inference_size: InferenceSize | None = None,
         config: ModelConfig | None = None,
     ) -> None:
         super().__init__(labels, mean=encoder.mean, std=encoder.std)
+        self.padding = padding
+        self.inference_size = inference_size
         self.encoder = encoder
         self.neck = neck
         self.coarse = coarse
@@ -304,7 +321,7 @@ class Segmenter(BaseSegmenter):
 
     @property
     def divisor(self) -> int:
-        """Images are padded to multiples of this, the coarsest stride."""
+        """Images are padded to multiples of this: the coarsest stride, or 1 for no padding."""
         return self.encoder.divisor
 
     @property

@@ -15,7 +15,7 @@ from pna.labels import LabelSpace
 from pna.model.coarse.fcn import FCNHead
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, build_encoder, coarse_width, refuse_options
+from pna.model.presets import allow_head_options, assemble, build_encoder, coarse_width
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
@@ -74,7 +74,7 @@ def build_fcn_crf(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build an FCN refined by the dense CRF."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     coarse = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, coarse, refiner=DenseCRF())

@@ -19,7 +19,7 @@ from pna.model.coarse.layers import ConvBNReLU
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
 from pna.model.pna.head import PNAHead
-from pna.model.presets import assemble, build_encoder, coarse_width, refuse_options
+from pna.model.presets import allow_head_options, assemble, build_encoder, coarse_width
 from pna.model.refiner import StagedRefiner, StageOutput
 from pna.model.resize import ResizeMode, resize
 from pna.model.segmenter import Segmenter
@@ -210,7 +210,7 @@ def _build(
     *,
     pass_features: bool,
 ) -> Segmenter:
-    refuse_options(config, "rates")
+    allow_head_options(config)
     assert config.pna is not None
     encoder = build_encoder(config, weights)
     coarse = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))

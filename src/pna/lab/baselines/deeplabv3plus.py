@@ -14,7 +14,13 @@ from pna.model.coarse.deeplab import AtrousPyramid
 from pna.model.coarse.layers import BatchNorm, Classifier, CoarseHead, ConvBNReLU
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, atrous_rates, build_encoder, coarse_width
+from pna.model.presets import (
+    allow_head_options,
+    assemble,
+    atrous_rates,
+    build_encoder,
+    coarse_width,
+)
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
 
@@ -96,6 +102,7 @@ def build_deeplabv3plus(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build DeepLabV3+, without refinement."""
+    allow_head_options(config, "rates")
     encoder = build_encoder(config, weights)
     coarse = DeepLabV3PlusHead(
         encoder.channels, labels.num_classes, **coarse_width(config), **atrous_rates(config)

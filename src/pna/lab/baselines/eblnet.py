@@ -21,7 +21,13 @@ from pna.model.coarse.deeplab import AtrousPyramid
 from pna.model.coarse.layers import BatchNorm, Classifier, CoarseHead, ConvBNReLU
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, atrous_rates, build_encoder, coarse_width
+from pna.model.presets import (
+    allow_head_options,
+    assemble,
+    atrous_rates,
+    build_encoder,
+    coarse_width,
+)
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
@@ -386,6 +392,7 @@ def build_eblnet(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build DeepLabV3 refined by EBLNet."""
+    allow_head_options(config, "rates")
     num_classes = labels.num_classes
     encoder = build_encoder(config, weights)
     neck = AtrousNeck(encoder.channels, **coarse_width(config), **atrous_rates(config))

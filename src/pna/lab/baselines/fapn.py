@@ -17,7 +17,7 @@ from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.necks import plain_conv
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, build_encoder, coarse_width, refuse_options
+from pna.model.presets import allow_head_options, assemble, build_encoder, coarse_width
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
 
@@ -171,7 +171,7 @@ def build_fapn(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build FaPN, without refinement."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     coarse = FaPNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, coarse)

@@ -19,7 +19,13 @@ from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.necks import FeaturePyramid
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, atrous_rates, build_encoder, coarse_width, refuse_options
+from pna.model.presets import (
+    allow_head_options,
+    assemble,
+    atrous_rates,
+    build_encoder,
+    coarse_width,
+)
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
@@ -239,7 +245,7 @@ def build_fpn_pointrend(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build a semantic FPN refined by PointRend; both use the same feature pyramid."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     num_classes, width = labels.num_classes, config.options.coarse_channels or 128
     encoder = build_encoder(config, weights)
     neck = FeaturePyramid(encoder.channels, 2 * width)
@@ -252,6 +258,7 @@ def build_deeplabv3_pointrend(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build DeepLabV3 refined by PointRend on the encoder's finest level."""
+    allow_head_options(config, "rates")
     num_classes = labels.num_classes
     encoder = build_encoder(config, weights)
     coarse = DeepLabV3Head(

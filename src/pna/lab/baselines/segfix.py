@@ -22,7 +22,7 @@ from pna.model.coarse.fcn import FCNHead
 from pna.model.coarse.layers import BatchNorm
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import assemble, build_encoder, coarse_width, refuse_options
+from pna.model.presets import allow_head_options, assemble, build_encoder, coarse_width
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
@@ -208,7 +208,7 @@ def build_fcn_segfix(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
     """Build an FCN refined by SegFix."""
-    refuse_options(config, "rates")
+    allow_head_options(config)
     encoder = build_encoder(config, weights)
     coarse = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     return assemble(config, labels, encoder, coarse, refiner=SegFix(encoder.channels))

@@ -1,14 +1,15 @@
 """Semantic FPN head: a feature pyramid whose levels are brought to the finest and summed.
 
 Source: Kirillov, Girshick, He, Dollár, "Panoptic Feature Pyramid Networks" (CVPR 2019),
-section 3.1, with batch norm.
+section 3.1, with batch norm or, as there, group norm.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
+from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU, ConvGNReLU
 from pna.model.coarse.necks import FeaturePyramid
 from pna.model.resize import resize
 
@@ -23,12 +24,20 @@ class ScaleHead(nn.Module):
         in_channels: Channels of the level.
         channels: Channels of the result.
         level: Index of the level, 0 being the finest.
+        conv: Makes a convolution from channels in and channels out.
     """
 
-    def __init__(self, in_channels: int, channels: int, *, level: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        level: int,
+        conv: Callable[[int, int], nn.Module] = ConvBNReLU,
+    ) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * (max(level, 1) - 1)]
-        self.convs = nn.ModuleList(ConvBNReLU(width, channels) for width in widths)
+        self.convs = nn.ModuleList(conv(width, channels) for width in widths)
         self.level = level
 
     def forward(self, x: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
@@ -54,7 +63,11 @@ class SemanticFPNHead(CoarseHead):
         channels: Width of the maps that are summed.
         pyramid: Makes the feature pyramid from the channels of the levels and `fpn_channels`; None
             where the levels are a pyramid's already (a neck's, which a refiner takes too).
+        norm: "batch", or "group" for 32 groups.
         dropout: Probability of zeroing a channel before the classifier while training.
+
+    Raises:
+        PnaError: Group norm cannot divide `channels` into its groups.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class SemanticFPNHead(CoarseHead):
         *,
         fpn_channels: int | None = None,
         channels: int = 128,
+        norm: Literal["batch", "group"] = "batch",
         pyramid: Callable[[Sequence[int], int], nn.Module] | None = FeaturePyramid,
         dropout: float = 0.1,
     ) -> None:
@@ -73,8 +87,9 @@ class SemanticFPNHead(CoarseHead):
             fpn_channels = 2 * channels if fpn_channels is None else fpn_channels
             self.pyramid = pyramid(self.in_channels, fpn_channels)
             widths = (fpn_channels,) * len(self.in_channels)
+        conv = ConvGNReLU if norm == "group" else ConvBNReLU
         self.scale_heads = nn.ModuleList(
-            ScaleHead(width, channels, level=level) for level, width in enumerate(widths)
+            ScaleHead(width, channels, level=level, conv=conv) for level, width in enumerate(widths)
         )
         self.classifier = Classifier(channels, num_classes, dropout=dropout)
 

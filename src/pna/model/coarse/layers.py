@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from pna.errors import PnaError
 
+NUM_GROUPS = 32  # of group norm, its paper's default
+
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that also trains on a batch of one value per channel.
@@ -46,6 +48,28 @@ class ConvBNReLU(nn.Sequential):
         # The variance of gradients is kept, as torchvision initializes ResNets.
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, BatchNorm(out_channels), nn.ReLU(inplace=True))
+
+
+class ConvGNReLU(nn.Sequential):
+    """3x3 convolution without bias, group norm of 32 groups, ReLU; keeps the size of the map.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the result, a multiple of 32.
+
+    Raises:
+        PnaError: `out_channels` cannot be divided into 32 groups.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        if out_channels % NUM_GROUPS:
+            raise PnaError(
+                f"group norm needs a multiple of {NUM_GROUPS} channels, got {out_channels}: widen "
+                "the head (coarse_channels), or take batch norm (coarse_norm)"
+            )
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, nn.GroupNorm(NUM_GROUPS, out_channels), nn.ReLU(inplace=True))
 
 
 class Classifier(nn.Sequential):
