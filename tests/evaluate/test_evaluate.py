@@ -149,6 +149,27 @@ class TestClassNames:
         ):
             evaluate(TinySegmenter(generic(4)), Grays(), progress=False)
 
+    def test_a_model_may_have_further_classes(self):
+        """Found by name; a pixel that gets a class of the model's own is an error."""
+        names = ("unknown", "dark", "gray", "bright")
+        space = LabelSpace("four", names, generic(4).colors)
+        model = by_brightness(GRAYS)
+        four = TinySegmenter(space)
+        with torch.no_grad():
+            # As `by_brightness`, one number later, and the first class never wins.
+            four.classify.weight[1:] = model.classify.weight
+            four.classify.bias[1:] = model.classify.bias
+            four.classify.weight[0], four.classify.bias[0] = 0, -1e4
+        expected = evaluate(model, Grays(), progress=False)
+        report = evaluate(four, Grays(), progress=False)
+        assert report.final.miou == expected.final.miou == 1.0
+        assert report.labels.classes == names
+        assert report.final.scored == (1, 3)
+        assert report.stages["P0"].miou == expected.stages["P0"].miou
+        with torch.no_grad():
+            four.classify.bias[0] = 1e4
+        assert evaluate(four, Grays(), progress=False).final.miou == 0
+
     @pytest.mark.parametrize(
         "names", [("bright", "gray", "dark"), ("dark", "bright", "gray"), ("a", "dark", "b")]
     )

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
 from pna.inference.predictor import Predictor
-from pna.inference.segment import bands, blend, stage_labels
+from pna.inference.segment import bands, blend, resize_images, similarity, stage_labels
 from pna.inference.tiling import TilingConfig
+from pna.model.config import InferenceSize
 from pna.model.presets import create_model
+from pna.model.resize import resize
 from tiny_segmenter import by_brightness
 
 TILES = TilingConfig(tile=(8, 12))
@@ -181,3 +185,62 @@ class TestStageLabels:
         assert found.scores.sum(0) == pytest.approx(1, abs=1e-5)
         assert np.array_equal(found.scores.argmax(0), found.labels)
         assert len(found.stages) == 3
+
+
+class TestInferenceSize:
+    """A model that knows the size it was tested at: images go in at it, labels come back."""
+
+    @pytest.fixture
+    def sized(self):
+        model = by_brightness().eval()
+        model.inference_size = InferenceSize(24, 40)
+        with torch.inference_mode():
+            yield model
+
+    def test_logits_are_resized_twice(self, sized):
+        image = (255 * noise(12, 18)).byte()
+        resized = F.interpolate(image.float(), (24, 36), mode="bilinear").round() / 255
+        logits = resize(sized(resized).logits, (12, 18))
+        found = stage_labels(sized, image, stages=False, scores=True)
+        assert torch.equal(found.final.long(), logits.argmax(1))
+        torch.testing.assert_close(found.scores, logits.softmax(1))
+        # The same image as floats.
+        again = stage_labels(sized, image.float() / 255, stages=True)
+        assert torch.equal(again.final, found.final)
+        assert len(again.stages) == 3
+
+    def test_antialiasing(self, sized):
+        image = (255 * noise(60, 48)).byte()
+        plain = resize_images(sized, image)
+        sized.inference_size = InferenceSize(24, 40, antialias=True)
+        smooth = resize_images(sized, image)
+        assert plain.shape == smooth.shape == (1, 3, 30, 24)
+        assert plain.dtype == torch.uint8
+        assert smooth.float().std() < plain.float().std()
+        pillow = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+        expected = np.asarray(pillow.resize((24, 30), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(smooth[0].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+    def test_tiles_are_of_the_models_size(self, sized):
+        image = noise(12, 18)
+        resized = resize_images(sized, image)
+        found = blend(sized, image, TILES, stages=True)
+        banded = stage_labels(sized, image, tiling=TILES, scores=True)
+        sized.inference_size = None
+        for a, b in zip(found, blend(sized, resized, TILES, stages=True), strict=True):
+            torch.testing.assert_close(a, resize(b, (12, 18)))
+        torch.testing.assert_close(banded.scores, found[-1])
+
+    def test_scales_and_flip(self, sized):
+        for probabilities in blend(sized, noise(12, 18), ALL, stages=True):
+            assert probabilities.shape == (1, 3, 12, 18)
+            torch.testing.assert_close(probabilities.sum(1), torch.ones(1, 12, 18))
+
+    def test_the_pixel_of_a_similarity_moves_along(self, sized):
+        found = similarity(sized, noise(12, 18), (17, 11))
+        assert [(one.row, one.col) for one in found] == [(11, 17), (23, 35)]
+        assert [one.stride for one in found] == [1.0, 0.5]
+
+    def test_none_leaves_images_alone(self):
+        image = noise(12, 18)
+        assert resize_images(by_brightness(), image) is image

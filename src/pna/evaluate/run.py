@@ -7,7 +7,8 @@ give the report of one, whatever N.
 import contextlib
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def evaluate(
 ) -> Report:
     """Score a model on the untransformed images of a data set.
 
-    Images go through one at a time, whole and at their own size unless `tiling` says otherwise;
-    scores are taken at the labels' own resolution. The coarse output is "P0", the refinement stages
-    are "P1" to "Pn"; a model without stages has "P0" alone. The classes in the means are those that
-    the data set's label space scores and its labels hold, the same for every stage.
+    Images go through one at a time, whole and at their own size unless `tiling` or the model's
+    `inference_size` says otherwise; scores are taken at the labels' own resolution. The coarse
+    output is "P0", the refinement stages are "P1" to "Pn"; a model without stages has "P0" alone.
+    The classes in the means are those that the data set's label space scores and its labels hold,
+    the same for every stage.
 
     Where torch's process group is initialized, every process of it has to call this function: they
     share the images, and each gets the report on all of them.
@@ -72,7 +74,8 @@ def evaluate(
 
     Raises:
         PnaError: If model and data set differ in the number of classes or in their order, or
-            `limit` leaves nothing to score.
+            `limit` leaves nothing to score. A model may have further classes, by name: pixels that
+            it gives them are errors.
         DataError: If a sample can't be read, or with `skip_bad` none can.
 
     Example:
@@ -85,7 +88,8 @@ def evaluate(
         >>> list(report.stages), report.num_images
         (['P0', 'P1', 'P2', 'P3', 'P4'], 2)
     """
-    _check_classes(model, dataset.labels)
+    labels, numbers = _match_classes(model, dataset.labels)
+    scored = dataset if numbers is None else _Renumbered(dataset, labels, numbers)
 
     def predict(index: int, sample: Sample) -> Mapping[str, Tensor]:
         maps = stage_labels(model, sample.image.unsqueeze(0), tiling=tiling).stages
@@ -93,7 +97,7 @@ def evaluate(
 
     with _evaluation_mode(model, device), torch.inference_mode():
         total = _count(
-            dataset,
+            scored,
             predict,
             boundary_width=boundary_width,
             limit=limit,
@@ -101,7 +105,10 @@ def evaluate(
             num_workers=num_workers,
             progress=progress,
         )
-    return _report(total, dataset, model=model_name, tiling=tiling)
+    report = _report(total, scored, name=type(dataset).__name__, model=model_name, tiling=tiling)
+    if model.inference_size is None:
+        return report
+    return replace(report, remarks=(*report.remarks, f"images resized: {model.inference_size}"))
 
 
 def evaluate_predictions(
@@ -191,11 +198,37 @@ def evaluate_predictions(
         num_workers=num_workers,
         progress=progress,
     )
-    return _report(total, dataset, model=name or folder.name, tiling=None)
+    return _report(
+        total, dataset, name=type(dataset).__name__, model=name or folder.name, tiling=None
+    )
+
+
+class _Renumbered:
+    """A data set whose labels have the numbers of a model's classes.
+
+    Args:
+        dataset: The data set.
+        labels: The classes of the result.
+        numbers: The number of each of the data set's classes in them.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, labels: LabelSpace, numbers: Sequence[int]
+    ) -> None:
+        self.dataset, self.labels = dataset, labels
+        self._table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
+        self._table[: len(numbers)] = torch.tensor(numbers)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return sample._replace(labels=self._table[sample.labels])
 
 
 def _count(
-    dataset: SegmentationDataset,
+    dataset: SegmentationDataset | _Renumbered,
     predict: Predict,
     *,
     boundary_width: int,
@@ -234,7 +267,7 @@ def _count(
 
 
 # Returned, not raised: a DataLoader's worker would put its traceback in place of the message.
-def _try_to_read(dataset: SegmentationDataset, index: int) -> Sample | DataError:
+def _try_to_read(dataset: SegmentationDataset | _Renumbered, index: int) -> Sample | DataError:
     try:
         return dataset[index]
     except DataError as error:
@@ -257,7 +290,12 @@ def _track(
 
 
 def _report(
-    total: Share, dataset: SegmentationDataset, *, model: str, tiling: TilingConfig | None
+    total: Share,
+    dataset: SegmentationDataset | _Renumbered,
+    *,
+    name: str,
+    model: str,
+    tiling: TilingConfig | None,
 ) -> Report:
     stages = {name: state.compute() for name, state in total.counts.items()}
     counts = next(iter(total.counts.values()))  # truth and ignored pixels of all stages agree
@@ -267,11 +305,9 @@ def _report(
     # The confusion matrix holds the counts of the labels already, so no mask is read again.
     remark = remark_on_labels(dataset.labels, pixels)
     if remark is not None and find_processes()[0] == 0:
-        warnings.warn(
-            f"the labels of {type(dataset).__name__}: {remark}", DataWarning, stacklevel=3
-        )
+        warnings.warn(f"the labels of {name}: {remark}", DataWarning, stacklevel=3)
     return Report(
-        dataset=type(dataset).__name__,
+        dataset=name,
         model=model,
         labels=dataset.labels,
         stages=stages,
@@ -283,33 +319,55 @@ def _report(
     )
 
 
-def _check_classes(model: BaseSegmenter, data: LabelSpace) -> None:
+def _match_classes(
+    model: BaseSegmenter, data: LabelSpace
+) -> tuple[LabelSpace, Sequence[int] | None]:
     """Compare the classes of a model with those of a data set, by number and by name.
+
+    Returns:
+        The classes to score; and, where the model has further ones, the number in them of each
+        class of the data set.
 
     Raises:
         PnaError: If their numbers differ, or a class of one has another index in the other.
     """
+    mine, theirs = _folded_names(model.labels), _folded_names(data)
+    is_named = not (model.labels.is_generic or data.is_generic)
+    if is_named and model.num_classes > data.num_classes and set(theirs) <= set(mine):
+        numbers = [mine.index(name) for name in theirs]
+        scored = tuple(sorted(numbers[c] for c in data.scored))
+        return replace(model.labels, scored=scored), numbers
     if model.num_classes != data.num_classes:
         raise PnaError(
             f"the dataset ({data.name}) has {data.num_classes} classes, the model has "
             f"{model.num_classes}; evaluate it on the dataset it was trained for, or create it "
             f"with num_classes={data.num_classes}"
         )
-    if model.labels.is_generic or data.is_generic:
+    _check_order(model.labels, data)
+    return data, None
+
+
+def _check_order(own: LabelSpace, data: LabelSpace) -> None:
+    """Compare the names of as many classes of a model and a data set.
+
+    Raises:
+        PnaError: If a class of one has another index in the other.
+    """
+    if own.is_generic or data.is_generic:
         return  # one of them has no names
-    mine, theirs = _folded_names(model.labels), _folded_names(data)
+    mine, theirs = _folded_names(own), _folded_names(data)
     for index, name in enumerate(theirs):
         # A class under another index scores as another class: never what was meant.
         if name in mine and mine.index(name) != index:
             raise PnaError(
                 f"class {data.classes[index]!r} is {index} in the dataset ({data.name}) and "
-                f"{mine.index(name)} in the model ({model.labels.name}): give both the same "
+                f"{mine.index(name)} in the model ({own.name}): give both the same "
                 "classes in the same order"
             )
     differing = [index for index, name in enumerate(theirs) if mine[index] != name]
     if differing:
         named = ", ".join(
-            f"class {index} is {model.labels.classes[index]!r} in the model and "
+            f"class {index} is {own.classes[index]!r} in the model and "
             f"{data.classes[index]!r} in the dataset"
             for index in differing[:3]
         )
@@ -318,7 +376,7 @@ def _check_classes(model: BaseSegmenter, data: LabelSpace) -> None:
             f"model and dataset differ in the names of classes: {named}{more}; they are scored as "
             "the same class",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pna.data.images import ImageLike, UInt8Array, read_image
 from pna.errors import PnaError
 from pna.inference.devices import Device, find_device, is_out_of_memory
-from pna.inference.segment import prepare, stage_labels
+from pna.inference.segment import similarity, stage_labels
 from pna.inference.tiling import WHOLE, TilingConfig
 from pna.labels import LabelSpace
 from pna.model.segmenter import BaseSegmenter, StageSimilarity
@@ -56,7 +56,9 @@ class Predictor:
     Args:
         model: A segmenter, or a bundled model's name or saved folder, as `pna.load` takes them. A
             segmenter is not copied: it is moved to the device, set to evaluation mode, and left so.
-            Images take its floating-point type, so `model.half()` and `model.bfloat16()` work.
+            Images take its floating-point type, so `model.half()` and `model.bfloat16()` work. One
+            with an `inference_size` sees images resized to it; `model.inference_size = None` runs
+            them at their own size.
         device: Where to run, such as "cpu" or "cuda:1"; None takes CUDA where there is one, else
             the CPU.
         tiling: Whole images, or a sliding window where they are too large for the memory, and
@@ -158,7 +160,7 @@ class Predictor:
                 )
                 near: list[StageSimilarity] = []
                 if similar is not None:
-                    near = self.model.similarity(prepare(self.model, batch), point=similar)
+                    near = similarity(self.model, batch, similar)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -10,6 +10,9 @@ taken:
 | whole | the logits of one stage at the image's size |
 | tiles, one scale | the sums of one row of tiles, for each stage; the image may be of any height |
 | several scales, or whole with flip | the sums of every stage at the image's size |
+
+A model with an `inference_size` sees images resized to it; its logits, or the blended probabilities
+of tiles, are resized back. Tiles then need the sums of every stage too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +24,7 @@ from torch.nn import functional as F
 
 from pna.inference.tiling import WHOLE, TilingConfig, tile_starts, tile_weights
 from pna.model.resize import resize
-from pna.model.segmenter import BaseSegmenter, SegmenterOutput
+from pna.model.segmenter import BaseSegmenter, SegmenterOutput, StageSimilarity
 
 # Rows whose softmax is taken at once: over all rows it would hold three copies of the logits.
 _SOFTMAX_ROWS = 256
@@ -67,6 +70,56 @@ def prepare(model: BaseSegmenter, images: Tensor) -> Tensor:
         return _unit(images)
     # To the device first: as uint8 the copy is a quarter as large.
     return _unit(images.to(weight.device)).to(weight.dtype)
+
+
+def resize_images(model: BaseSegmenter, images: Tensor) -> Tensor:
+    """Resize images to the model's `inference_size`; without one they stay as they are.
+
+    Args:
+        model: Any segmenter.
+        images: (B, 3, H, W) float in [0, 1] or uint8 in [0, 255].
+
+    Returns:
+        Images of the same type, rounded to whole levels of 255 where they were resized: those that
+        the models were tested on were resized as bytes.
+    """
+    size = model.inference_size
+    if size is None or size.of(images.shape[-2:]) == tuple(images.shape[-2:]):
+        return images
+    # Whole levels before, too: halves are common in between, and a rounding error decides them.
+    levels = (255 * images.float()).round() if images.is_floating_point() else images.float()
+    levels = F.interpolate(
+        levels,
+        size.of(images.shape[-2:]),
+        mode="bilinear",
+        align_corners=False,
+        antialias=size.antialias,
+    )
+    levels = levels.round().clamp(0, 255)
+    return (levels / 255).to(images.dtype) if images.is_floating_point() else levels.byte()
+
+
+def similarity(
+    model: BaseSegmenter, images: Tensor, point: tuple[int, int]
+) -> list[StageSimilarity]:
+    """Return the attention weights of one pixel at each stage, at the size the model runs at.
+
+    Args:
+        model: Any segmenter with a refinement by PNA.
+        images: (1, 3, H, W) as in `stage_labels`.
+        point: (x, y) of a pixel of these images.
+
+    Returns:
+        As `BaseSegmenter.similarity`; `stride` counts pixels of these images.
+    """
+    (H, W), resized = images.shape[-2:], resize_images(model, images)
+    height, width = resized.shape[-2:]
+    if resized is images:
+        return model.similarity(prepare(model, images), point=point)
+    (x, y) = point
+    place = int((x + 0.5) * width / W), int((y + 0.5) * height / H)
+    found = model.similarity(prepare(model, resized), point=place)
+    return [one._replace(stride=one.stride * H / height) for one in found]
 
 
 def stage_labels(
@@ -116,24 +169,26 @@ def _finished_rows(
 ) -> Iterator[tuple[slice, Iterable[Tensor]]]:
     """Yield rows, and for each stage values (B, K, rows, W) there whose arg max is the label."""
     H, W = images.shape[-2:]
-    if tiling.is_banded:
+    resized = resize_images(model, images)
+    if tiling.is_banded and resized is images:
         yield from bands(model, images, tiling, stages=stages)
     elif not tiling.is_whole:
         yield slice(0, H), blend(model, images, tiling, stages=stages)
     else:
-        output = run_model(model, images)
+        output = run_model(model, resized)
         if not stages:
-            yield slice(0, H), [output.logits]
+            yield slice(0, H), [resize(output.logits, (H, W))]
             return
         small = [output.coarse, *output.stages]
         del output  # and with it the logits at the images' size
-        yield slice(0, H), (model.upsample(logits, (H, W)) for logits in small)
+        size = resized.shape[-2:]
+        yield slice(0, H), (resize(model.upsample(logits, size), (H, W)) for logits in small)
 
 
 def blend(
     model: BaseSegmenter, images: Tensor, tiling: TilingConfig, *, stages: bool
 ) -> list[Tensor]:
-    """Segment a batch at every scale and average the probabilities.
+    """Segment a batch at every scale of the model's size and average the probabilities.
 
     The sums are held at the images' size: 4 bytes for every class and pixel, of the final stage
     or, with `stages`, of each. The network itself is given one tile at a time.
@@ -147,23 +202,24 @@ def blend(
     Returns:
         (B, K, H, W) float32 probabilities of each stage, on the model's device.
     """
-    H, W = images.shape[-2:]
+    (H, W), resized = images.shape[-2:], resize_images(model, images)
+    height, width = resized.shape[-2:]
     sums: list[Tensor] = []
     for scale in tiling.scales:
-        size = (max(1, round(scale * H)), max(1, round(scale * W)))
-        scaled = images
-        if size != (H, W):  # as training does: antialiased where an image shrinks
+        size = (max(1, round(scale * height)), max(1, round(scale * width)))
+        scaled = resized
+        if size != (height, width):  # as training does: antialiased where an image shrinks
             scaled = F.interpolate(
-                _unit(images), size, mode="bilinear", align_corners=False, antialias=True
+                _unit(resized), size, mode="bilinear", align_corners=False, antialias=True
             )
         whole: list[Tensor] = []
-        for rows, parts in bands(model, scaled, tiling, stages=stages):
-            for stage, part in enumerate(parts):
+        for rows, band in bands(model, scaled, tiling, stages=stages):
+            for stage, part in enumerate(band):
                 if stage == len(whole):
                     whole.append(part.new_empty(*part.shape[:2], *size))
                 whole[stage][..., rows, :] = part
-        resized = [resize(probabilities, (H, W)) for probabilities in whole]  # (B, K, H, W) each
-        sums = resized if not sums else [a.add_(b) for a, b in zip(sums, resized, strict=True)]
+        parts = [resize(probabilities, (H, W)) for probabilities in whole]  # (B, K, H, W) each
+        sums = parts if not sums else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
     return [total.div_(len(tiling.scales)) for total in sums]
 
 
