@@ -11,16 +11,28 @@ from torch import nn
 
 from pna.errors import PnaError, WeightsError
 from pna.labels import IGNORE_INDEX, LabelSpace
-from pna.model.authors import from_authors
 from pna.model.cascade.model import rebuild_cascade
 from pna.model.cascade.plan import CoarseFunction
+from pna.model.checkpoints.authors import from_authors
+from pna.model.checkpoints.files import read_checkpoint
+from pna.model.checkpoints.mmsegmentation import from_mmsegmentation, is_mmsegmentation
+from pna.model.checkpoints.refinement import head_from_authors
 from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.presets import PRESETS, Preset, create_model, find_preset
 from pna.model.saving import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from pna.model.segmenter import BaseSegmenter
 from pna.model.state import fill, read_weights
 
-__all__ = ["bundled_models", "create_or_load", "from_authors", "load"]
+__all__ = [
+    "bundled_models",
+    "create_or_load",
+    "from_authors",
+    "from_mmsegmentation",
+    "head_from_authors",
+    "is_mmsegmentation",
+    "load",
+    "read_checkpoint",
+]
 
 _BUNDLED = Path(__file__).parent.parent / "bundled" / "models"
 

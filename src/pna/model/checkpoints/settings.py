@@ -1,0 +1,40 @@
+"""Settings beside the weights of some checkpoints: classes, mean and standard deviation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pna.labels import LabelSpace, generic
+from pna.model.checkpoints.names import Content
+from pna.model.segmenter import Segmenter
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def named_classes(content: Content, num_classes: int) -> LabelSpace | None:
+    """Return the classes that a checkpoint names, None if it does not name as many.
+
+    Raises:
+        PnaError: Names or colors repeat.
+    """
+    if len(content.classes) != num_classes:
+        return None
+    colors: Any = content.palette or generic(num_classes).colors
+    return LabelSpace(f"checkpoint-{num_classes}", content.classes, colors)
+
+
+def set_normalization(model: Segmenter, state: Mapping[str, Tensor]) -> None:
+    """Set the mean and standard deviation of a checkpoint, ImageNet's where it has none.
+
+    Args:
+        model: Takes RGB in [0, 1].
+        state: May hold `pixel_mean` and `pixel_std`, in 0..255 (detectron2).
+    """
+    for buffer, name, known in (
+        (model.mean, "pixel_mean", _IMAGENET[0]),
+        (model.std, "pixel_std", _IMAGENET[1]),
+    ):
+        values = state[name].flatten() / 255 if name in state else torch.tensor(known)
+        buffer.copy_(values.view(3, 1, 1))
