@@ -27,6 +27,7 @@ COMMANDS = {
     "segment": "segment images: label maps and overlays",
     "evaluate": "score a model, or a folder of predictions, on a data set",
     "train": "train a model by a recipe, or continue a run",
+    "convert": "read a checkpoint of the authors' code or of mmsegmentation",
     "recipes": "list the bundled recipes",
     "data": "check a data set: counts, pairs, sizes, labels",
     "info": "count the parameters and multiply-accumulates of a model",
