@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pna
+from color_segmenter import ColorSegmenter
 from pna import PNAConfig, PnaError
 from pna.labels import VOC
 from pna.model.config import InferenceSize, ModelConfig, ModelOptions
@@ -29,6 +30,17 @@ def test_any_size_comes_back(model, size):
     for logits in (output.coarse, *output.stages):
         assert model.upsample(logits, size).shape == (1, 21, *size)
     torch.testing.assert_close(model.upsample(output.stages[-1], size), output.logits)
+
+
+@torch.inference_mode()
+def test_one_graph_for_free_sizes():
+    """Padding is written so that a compiler sees whole strides in it."""
+    small = ColorSegmenter().eval()
+    torch.compiler.reset()
+    compiled = torch.compile(small, backend="aot_eager", dynamic=True, fullgraph=True)
+    for size in ((33, 47), (66, 21)):
+        images = torch.rand(1, 3, *size)
+        torch.testing.assert_close(compiled(images).logits, small(images).logits)
 
 
 def test_outputs_follow_the_mode(model):

@@ -59,11 +59,49 @@ def average(x: Tensor, size: Sequence[int]) -> Tensor:
         4.0
     """
     (H, W), (h, w) = x.shape[-2:], size
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true as holds
+
+        # Sizes may be symbols: a comparison would bind the graph to its outcome, so only what holds
+        # for all of them is used. The matrix products serve equal sides and whole cells, too.
+        if holds(h == H) and holds(w == W):
+            return x
+        if holds(H % h == 0) and holds(W % w == 0):
+            return F.avg_pool2d(x, (H // h, W // w))
+        return resize(x, size) if h > H or w > W else adaptive_average_pool(x, size)
     if h > H or w > W:
         return resize(x, size)
     if (h, w) == (H, W):
         return x
-    # Cells of whole pixels are the common case, and the one that exports.
+    # Cells of whole pixels are the common case.
     if H % h == 0 and W % w == 0:
         return F.avg_pool2d(x, (H // h, W // w))
     return F.adaptive_avg_pool2d(x, (h, w))
+
+
+def adaptive_average_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Average a map over a grid of bins, like `F.adaptive_avg_pool2d` at every size.
+
+    Written as two small matrix products whose matrices come from the shape alone, because the
+    fused operator does not export to ONNX with free heights and widths.
+
+    Args:
+        x: (B, C, h, w), of any size; where a side is shorter than its bins, bins overlap.
+        size: Bins along height and width.
+
+    Returns:
+        (B, C, *size).
+    """
+    rows = _averaging_matrix(x, x.shape[-2], size[0])
+    columns = _averaging_matrix(x, x.shape[-1], size[1])
+    return rows @ x @ columns.T  # (bins, h) (B, C, h, w) (w, bins)
+
+
+def _averaging_matrix(x: Tensor, length: int, bins: int) -> Tensor:
+    """Return (bins, length): row i averages the cells from floor(i L/n) to ceil((i+1) L/n)."""
+    index = torch.arange(bins, device=x.device)[:, None]
+    start = index * length // bins
+    stop = ((index + 1) * length + bins - 1) // bins
+    cell = torch.arange(length, device=x.device)[None]
+    inside = (cell >= start) & (cell < stop)  # (bins, length)
+    return inside.to(x.dtype) / (stop - start).to(x.dtype)

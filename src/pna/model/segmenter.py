@@ -201,8 +201,9 @@ class BaseSegmenter(nn.Module, ABC):
             images = images.contiguous()
         H, W = images.shape[-2:]
         height, width = self.padded_size((H, W))
-        if (height, width) == (H, W):
-            return images  # F.pad would copy it
+        # F.pad would copy it. While exporting with free sizes the comparison would pin them.
+        if not torch.compiler.is_exporting() and (height, width) == (H, W):
+            return images
         if self.padding == "mean":
             # Exactly zero once normalized.
             right = self.mean.expand(len(images), -1, H, width - W)
@@ -230,8 +231,9 @@ class BaseSegmenter(nn.Module, ABC):
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Return (H, W) of an image of that size once it is padded, right and bottom."""
-        H, W = size
-        return H + -H % self.divisor, W + -W % self.divisor
+        # Whole divisors, rounded up: of this form compilers see that strides divide a free size.
+        H, W = ((side + self.divisor - 1) // self.divisor * self.divisor for side in size)
+        return H, W
 
     @torch.inference_mode()
     def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:

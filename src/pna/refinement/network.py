@@ -30,6 +30,8 @@ from pna.model.resize import average, resize
 
 MOST_SURE = 4.0
 """Masks enter as logits in [-4, 4]: nothing that is given is surer than 98 %."""
+_LEAST = 1 / (1 + float(torch.tensor(MOST_SURE).exp()))
+"""Their probability: a number, since a graph cannot hold the conversion of a tensor to one."""
 
 _WIDTHS = (8, 16, 32, 48, 64, 96)
 """Channels of the stages at strides 1 to 32."""
@@ -210,8 +212,7 @@ class MaskRefiner(nn.Module):
 
 def to_logits(probabilities: Tensor) -> Tensor:
     """Turn probabilities of masks into logits in [-4, 4]."""
-    least = 1 / (1 + float(torch.tensor(MOST_SURE).exp()))
-    return probabilities.clamp(least, 1 - least).logit()
+    return probabilities.clamp(_LEAST, 1 - _LEAST).logit()
 
 
 def _finer(part: slice, cells: int) -> slice:

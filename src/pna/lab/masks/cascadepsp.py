@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pna.errors import PnaError
-from pna.model.coarse.psp import adaptive_average_pool
 from pna.model.encoder import EncoderWeights, create_encoder
-from pna.model.resize import resize
+from pna.model.resize import adaptive_average_pool, resize
 
 _STRIDE = 8  # of the encoder
 _BINS = (1, 2, 3, 6)
@@ -189,7 +188,7 @@ class _Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, out_channels, h, w)."""
         pooled = [
-            resize(branch(adaptive_average_pool(x, bins)), x.shape[-2:])
+            resize(branch(adaptive_average_pool(x, (bins, bins))), x.shape[-2:])
             for branch, bins in zip(self.branches, _BINS, strict=True)
         ]
         return cast(Tensor, self.fuse(torch.cat([*pooled, x], 1))).relu()

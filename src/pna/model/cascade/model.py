@@ -141,9 +141,12 @@ class Cascade(BaseSegmenter):
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Return (H, W) of an image of that size once it is padded, right and bottom."""
-        H, W = super().padded_size(size)
-        # Below it some networks fail, such as a group norm on a single value.
-        return max(H, self._smallest), max(W, self._smallest)
+        # Below the smallest size some networks fail, such as a group norm on a single value.
+        if self._smallest <= self.divisor:
+            return super().padded_size(size)
+        d, least = self.divisor, self._smallest // self.divisor
+        H, W = (torch.sym_max((side + d - 1) // d, least) * d for side in size)
+        return H, W
 
     def encode(self, images: Tensor) -> RefinerInput:
         """Compute features, coarse logits and auxiliary outputs of images (B, C, H, W)."""

@@ -9,35 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pna.model.coarse.layers import Classifier, CoarseHead, ConvBNReLU
-from pna.model.resize import resize
-
-
-def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
-    """Average a map over a grid of bins, like `F.adaptive_avg_pool2d` at every size.
-
-    Written as two small matrix products whose matrices come from the shape alone, because the
-    fused operator does not export to ONNX with free heights and widths.
-
-    Args:
-        x: (B, C, h, w), of any size; where a side is shorter than `bins`, bins overlap.
-        bins: Bins along each side.
-
-    Returns:
-        (B, C, bins, bins).
-    """
-    rows = _averaging_matrix(x, x.shape[-2], bins)
-    columns = _averaging_matrix(x, x.shape[-1], bins)
-    return rows @ x @ columns.T  # (bins, h) (B, C, h, w) (w, bins)
-
-
-def _averaging_matrix(x: Tensor, length: int, bins: int) -> Tensor:
-    """Return (bins, length): row i averages the cells from floor(i L/n) to ceil((i+1) L/n)."""
-    index = torch.arange(bins, device=x.device)[:, None]
-    start = index * length // bins
-    stop = ((index + 1) * length + bins - 1) // bins
-    cell = torch.arange(length, device=x.device)[None]
-    inside = (cell >= start) & (cell < stop)  # (bins, length)
-    return inside.to(x.dtype) / (stop - start).to(x.dtype)
+from pna.model.resize import adaptive_average_pool, resize
 
 
 class PyramidPooling(nn.Module):
@@ -60,7 +32,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, channels, h, w)."""
         pooled = [
-            branch(adaptive_average_pool(x, bins))
+            branch(adaptive_average_pool(x, (bins, bins)))
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
         # (B, channels, bins, bins) each, resized to (h, w) and joined to the map.
