@@ -7,7 +7,8 @@ import pytest
 
 import pna
 
-HEAVY = ("accelerate", "huggingface_hub", "matplotlib", "onnx", "PIL", "pydantic", "rich")
+HEAVY = ("accelerate", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript")
+HEAVY += ("PIL", "pydantic", "rich")
 HEAVY += ("numba", "torch._dynamo", "safetensors", "timm", "torchvision", "triton", "yaml")
 
 

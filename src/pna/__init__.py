@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pna import metrics, ops
     from pna.errors import PnaError
+    from pna.export.write import ExportReport, export_model
     from pna.inference.predictor import Prediction, Predictor
     from pna.inference.tiling import TilingConfig
     from pna.inference.upsample import upsample
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Cascade": "pna.model.cascade",
+    "ExportReport": "pna.export.write",
     "IGNORE_INDEX": "pna.labels",
     "LabelSpace": "pna.labels",
     "LossConfig": "pna.train.losses",
@@ -43,6 +45,7 @@ _HOMES = {
     "TilingConfig": "pna.inference.tiling",
     "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
+    "export_model": "pna.export.write",
     "dense_crf": "pna.refinement.dense_crf",
     "guided_filter": "pna.refinement.guided_filter",
     "load": "pna.model.loading",
@@ -54,6 +57,7 @@ _MODULES = {"checkpoints": "pna.model.loading", "metrics": "pna.metrics", "ops":
 __all__ = [
     "IGNORE_INDEX",
     "Cascade",
+    "ExportReport",
     "LabelSpace",
     "LossConfig",
     "ModelOptions",
@@ -69,6 +73,7 @@ __all__ = [
     "checkpoints",
     "create_model",
     "dense_crf",
+    "export_model",
     "guided_filter",
     "load",
     "metrics",

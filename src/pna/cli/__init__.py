@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "read a checkpoint of the authors' code or of mmsegmentation",
     "recipes": "list the bundled recipes",
     "data": "check a data set: counts, pairs, sizes, labels",
+    "export": "write a model into an ONNX or pt2 file that runs without pna",
     "info": "count the parameters and multiply-accumulates of a model",
 }
 """The library's commands and their lines in `pna --help`; the modules are `pna.cli.NAME`."""

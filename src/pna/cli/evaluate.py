@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EPILOG
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="a bundled model's name or a saved model's folder")
+    source.add_argument(
+        "--model",
+        help="a bundled model's name, a saved model's folder, or an .onnx file that was exported "
+        "with --stages",
+    )
     source.add_argument(
         "--predictions",
         type=Path,

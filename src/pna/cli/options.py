@@ -166,10 +166,12 @@ def tiling_of(args: argparse.Namespace) -> "TilingConfig":
 
 
 def load_model(args: argparse.Namespace) -> "BaseSegmenter":
-    """Load the model of `--model`."""
-    from pna.model.loading import load
+    """Open the model of `--model`, to run it on `--device`."""
+    from pna.inference.devices import find_device
+    from pna.inference.opening import open_model
 
-    return load(args.model, presets=args.setup.load_presets())
+    device = find_device(args.device)
+    return open_model(args.model, device=device, presets=args.setup.load_presets())
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="voc-lite",
-        help="a bundled model's name or a saved model's folder (default: %(default)s)",
+        help="a bundled model's name, a saved model's folder, or an .onnx file of `pna export` "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder for the results, made if missing"

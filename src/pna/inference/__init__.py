@@ -4,6 +4,7 @@
 |---|---|
 | `tiling` | where tiles lie and how they are weighted; `TilingConfig` |
 | `segment` | the run: whole, sliding window, test-time augmentation; label maps of every stage |
+| `opening` | a model by name, folder or exported file |
 | `predictor` | `Predictor`: one image, or a list, in any form; plain data out |
 | `devices` | which device, and errors about it |
 """

@@ -54,11 +54,11 @@ class Predictor:
     """Segments images with one model.
 
     Args:
-        model: A segmenter, or a bundled model's name or saved folder, as `pna.load` takes them. A
-            segmenter is not copied: it is moved to the device, set to evaluation mode, and left so.
-            Images take its floating-point type, so `model.half()` and `model.bfloat16()` work. One
-            with an `inference_size` sees images resized to it; `model.inference_size = None` runs
-            them at their own size.
+        model: A segmenter; a bundled model's name or saved folder, as `pna.load` takes them; or a
+            file of `pna.export_model`, NAME.onnx. A segmenter is not copied: it is moved to the
+            device, set to evaluation mode, and left so. Images take its floating-point type, so
+            `model.half()` and `model.bfloat16()` work. One with an `inference_size` sees images
+            resized to it; `model.inference_size = None` runs them at their own size.
         device: Where to run, such as "cpu" or "cuda:1"; None takes CUDA where there is one, else
             the CPU.
         tiling: Whole images, or a sliding window where they are too large for the memory, and
@@ -85,9 +85,9 @@ class Predictor:
     ) -> None:
         self.device = find_device(device)  # before a model is read: a wrong name ends it at once
         if isinstance(model, str | Path):
-            from pna.model.loading import load
+            from pna.inference.opening import open_model
 
-            model = load(model)
+            model = open_model(model, device=self.device)
         self.tiling = tiling
         self.model = model.to(self.device).eval()
 
@@ -126,7 +126,7 @@ class Predictor:
                 (H, W, 3) uint8 RGB (gray and alpha too, see `pna.data.images.read_image`), or a
                 tensor (3, H, W) RGB, uint8 or float in [0, 1]. A list or tuple of them gives a
                 list; its images are run one after the other, so their sizes may differ.
-            stages: Also return the label maps of P0 (coarse) to Pn.
+            stages: Also return the label maps of P0 (coarse) to Pn; an ONNX file must hold them.
             similar: A pixel (x, y), from (0, 0) at the top left; also return the weights of its
                 neighborhood at each stage.
             scores: Also return the probabilities of all classes, 4 K bytes a pixel.

@@ -47,14 +47,15 @@ class StageLabels:
     scores: Tensor | None
 
 
-def run_model(model: BaseSegmenter, images: Tensor) -> SegmenterOutput:
+def run_model(model: BaseSegmenter, images: Tensor, *, stages: bool) -> SegmenterOutput:
     """Run a model on a batch, on its own device and in its own floating-point type.
 
     Args:
         model: Any segmenter.
         images: (B, 3, H, W) RGB, float in [0, 1] or uint8 in [0, 255], on any device.
+        stages: Also return the logits of P1 to Pn.
     """
-    output: SegmenterOutput = model(prepare(model, images), stages=True)
+    output: SegmenterOutput = model(prepare(model, images), stages=stages)
     return output
 
 
@@ -175,7 +176,7 @@ def _finished_rows(
     elif not tiling.is_whole:
         yield slice(0, H), blend(model, images, tiling, stages=stages)
     else:
-        output = run_model(model, resized)
+        output = run_model(model, resized, stages=stages)
         if not stages:
             yield slice(0, H), [resize(output.logits, (H, W))]
             return
@@ -274,18 +275,28 @@ def _probabilities(
 ) -> Iterator[Tensor]:
     """Yield the softmax (B, K, H, W) of each stage, one stage at full size at a time."""
     size = images.shape[-2:]
-    outputs = [run_model(model, images)]
+
+    def softmax(logits: Tensor) -> Tensor:
+        # Without stages the final logits alone come, and have the images' size already.
+        resized = model.upsample(logits, size) if stages else logits
+        return resized.float().softmax(dim=1)
+
+    runs = [_logits(model, images, stages)]
     if flip:
-        outputs.append(run_model(model, images.flip(-1)))
-    runs = [[output.coarse, *output.stages][0 if stages else -1 :] for output in outputs]
-    del outputs  # and with them the logits at the images' size
+        runs.append(_logits(model, images.flip(-1), stages))
     for stage, logits in enumerate(runs[0]):
-        part = model.upsample(logits, size).float().softmax(dim=1)
+        part = softmax(logits)
         if flip:
-            mirrored = model.upsample(runs[1][stage], size).float().softmax(dim=1)
+            mirrored = softmax(runs[1][stage])
             # Probabilities are averaged, not logits: those of two runs have no common scale.
             part = part.add_(mirrored.flip(-1)).div_(2)
         yield part
+
+
+def _logits(model: BaseSegmenter, images: Tensor, stages: bool) -> list[Tensor]:
+    """Return the logits of P0 to Pn at their own sizes, or the final ones at the images' size."""
+    output = run_model(model, images, stages=stages)
+    return [output.coarse, *output.stages] if stages else [output.logits]
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -1,0 +1,103 @@
+"""An ONNX file as a segmenter: `Predictor`, the sliding window and the command line run it."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from pna.errors import PnaError
+from pna.export.session import CPU, Session
+from pna.model.segmenter import BaseSegmenter, SegmenterOutput, StageSimilarity
+
+
+class OnnxSegmenter(BaseSegmenter):
+    """A segmentation model in an ONNX file, run by ONNX Runtime.
+
+    It has no weights in PyTorch, and cannot be trained. Its logits lie on the CPU.
+
+    Args:
+        file: Written by `pna.export_model`.
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: It is no file of a segmentation model, or onnxruntime does not run it.
+    """
+
+    refiner = None
+    config = None
+
+    def __init__(self, file: Path, device: torch.device = CPU) -> None:
+        session = Session(file, device)
+        description = session.description
+        if description.task != "segmentation" or description.labels is None:
+            raise PnaError(
+                f"{file}: expected a segmentation model, got one for {description.task}: run it "
+                "by onnxruntime itself"
+            )
+        super().__init__(description.labels, mean=description.mean, std=description.std)
+        self._session = session
+        self._size = description.size
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Empty: the features stay in the file."""
+        return ()
+
+    @property
+    def divisor(self) -> int:
+        """1: the file pads images itself."""
+        return 1
+
+    @property
+    def origin(self) -> str:
+        """The file, and the model that it was exported from, in words."""
+        return f"{self._session.file} ({self._session.description.origin})"
+
+    @property
+    def num_stages(self) -> int:
+        """Number of refinement stages whose logits the file returns."""
+        return self._session.description.num_stages or 0
+
+    def encoder_parameters(self) -> frozenset[str]:
+        """Return no names: there is nothing to train."""
+        return frozenset()
+
+    def encode(self, images: Tensor) -> NoReturn:
+        """Refuse: the features stay in the file."""
+        raise PnaError(f"{self._session.file} returns logits alone: load the saved model instead")
+
+    def forward(self, images: Tensor, *, stages: bool = False) -> SegmenterOutput:
+        """Segment a batch; see `BaseSegmenter.forward`. Stages come at the size of the images.
+
+        Raises:
+            PnaError: The images have another size than the file is fixed to, or the file returns no
+                stages.
+        """
+        description, file = self._session.description, self._session.file
+        if stages and description.num_stages is None:
+            raise PnaError(
+                f"{file} returns its final logits alone, so it has no stages: export the model "
+                "with stages (export_model(..., stages=True), on the command line --stages)"
+            )
+        size = tuple(images.shape[-2:])
+        if self._size is not None and size != self._size:
+            H, W = self._size
+            raise PnaError(
+                f"{file} takes images of {H}x{W} pixels alone (height x width), got {size[0]}x"
+                f"{size[1]}: resize them, or run larger ones in tiles of that size, "
+                f"TilingConfig(tile=({H}, {W})), on the command line --tile {H},{W}"
+            )
+        self._warn_of_range(images)
+        logits, *earlier = self._session.run([images.float()])
+        if not stages or not earlier:
+            return SegmenterOutput(logits, logits, [], {})
+        coarse, *refined = earlier
+        return SegmenterOutput(logits, coarse, [*refined, logits], {})
+
+    def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
+        """Refuse: the attention weights stay in the file."""
+        raise PnaError(
+            f"{self._session.file} returns no attention weights: take the saved model for `similar`"
+        )

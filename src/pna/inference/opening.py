@@ -1,0 +1,40 @@
+"""Models by name or path: saved ones, and exported ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from pna.model.presets import PRESETS, Preset
+from pna.model.segmenter import BaseSegmenter
+
+
+def open_model(
+    path_or_name: str | Path,
+    *,
+    device: torch.device,
+    presets: Mapping[str, Preset] = PRESETS,
+) -> BaseSegmenter:
+    """Open a model to run it.
+
+    Args:
+        path_or_name: A file that ends in .onnx, which ONNX Runtime runs; otherwise a saved model,
+            as `pna.load` takes it.
+        device: Where it will run.
+        presets: As for `pna.load`.
+
+    Raises:
+        PnaError: There is no such model, or it is damaged.
+        WeightsError: The hub cannot be reached.
+
+    Example:
+        >>> open_model("voc-lite", device=torch.device("cpu")).num_classes
+        21
+    """
+    if Path(path_or_name).suffix == ".onnx":
+        from pna.export.onnx_segmenter import OnnxSegmenter
+
+        return OnnxSegmenter(Path(path_or_name), device)
+    from pna.model.loading import load
+
+    return load(path_or_name, presets=presets)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from color_segmenter import ColorSegmenter
+from pna.cli import main
+from pna.export.refiners import export_mask_refiner
+from pna.model import loading
+from pna.refinement.network import create_mask_refiner
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the command on a tiny model."""
+    monkeypatch.setattr(loading, "load", lambda name, presets: ColorSegmenter())
+
+    def run_on(*words, out="model.onnx", model="tiny"):
+        return main(["export", model, "-o", str(tmp_path / out), *map(str, words)])
+
+    return run_on
+
+
+def test_from_export_to_label_maps(run, tmp_path, capsys):
+    assert run("--stages") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny in onnx against PyTorch, batch x channels x height x width:"
+    assert len(lines) == 7
+    assert lines[1].startswith("  2x3x545x801: difference ")
+    assert lines[1].endswith("labels equal 100.00 %")
+    assert lines[-1].startswith(f"{tmp_path / 'model.onnx'}: float32, any size, ")
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(tmp_path / "photo.png")
+    words = [
+        tmp_path / "photo.png",
+        "--model",
+        tmp_path / "model.onnx",
+        "--stages",
+        "--tile",
+        "4,4",
+    ]
+    assert main(["segment", *map(str, words), "-o", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["photo_labels.png", "photo_overlay.png", "photo_stages.png"]
+
+
+def test_pt2_of_one_size_in_half_precision(run, tmp_path, capsys):
+    assert run("--to", "pt2", "--size", "8,12", "--half", out="model.pt2") == 0
+    assert "float16, images of 8x12 alone" in capsys.readouterr().out
+    assert (tmp_path / "model.pt2").is_file()
+
+
+def test_int8(run, tmp_path, capsys):
+    for seed in range(2):
+        image = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{seed}.png")
+    assert run("--int8", tmp_path) == 0
+    assert "int8 against float32 on 2 images: labels equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "message"),
+    [
+        ((), "model.pt2", "expected a name that ends in .onnx"),
+        ((), "no/model.onnx", "there is no folder"),
+        (("--int8", "nowhere"), "model.onnx", "no image or folder at nowhere"),
+    ],
+)
+def test_wrong_use(run, words, out, message, capsys, tmp_path):
+    assert run(*words, out=out) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_precision(run, capsys):
+    with pytest.raises(SystemExit):
+        run("--half", "--int8", "photos")
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_an_unknown_model(tmp_path, capsys):
+    assert main(["export", "no-such-model", "-o", str(tmp_path / "model.onnx")]) == 2
+    assert "no model 'no-such-model'" in capsys.readouterr().err
+
+
+def test_options_of_segmentation_models(run, capsys):
+    assert run("--stages", model="upsampler") == 2
+    assert "--stages is for segmentation models, got upsampler" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_the_upsampler(run, tmp_path, to):
+    assert run("--to", to, model="upsampler", out=f"model.{to}") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_a_mask_refiner(tmp_path, to):
+    network = create_mask_refiner(encoder_weights=None).eval()
+    report = export_mask_refiner(network, tmp_path / f"model.{to}", to=to)
+    assert report.description.task == "mask refinement"
