@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 
+from color_segmenter import ColorSegmenter
 from pna.__main__ import main
-from pna.lab.bench import growth, masks, models
+from pna.lab.bench import growth, masks, models, runtimes
 from pna.lab.masks.cascadepsp import CascadePSP
 from pna.lab.masks.cascadepsp_steps import refine_with
 from pna.lab.measure.memory import Peak
@@ -199,6 +200,17 @@ def test_objects_of_every_class_and_background(number):
     assert set(np.unique(objects)) == set(range(number + 1))
 
 
+def test_runtimes(monkeypatch, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtimes, "build", lambda work: ColorSegmenter().eval())
+    assert main(["bench", "runtimes", "--model", "lite", "--size", "16,24", *TINY]) == 0
+    rows = _read(tmp_path / "bench" / "runtimes.json")["rows"]
+    assert [row["runtime"] for row in rows] == ["PyTorch", "ONNX Runtime"]
+    assert rows[0]["ratio"] == [1, 1, 1]
+    assert max(row["difference"] for row in rows) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("power", "is_linear"), [(0.9, False), (0.95, True), (1.1, True), (1.2, False)]
 )
@@ -231,6 +243,7 @@ def test_results_of_a_checkout_go_to_its_benchmarks(tmp_path):
         (["head", "growth", "--compile"], "--compile has no meaning for head, growth"),
         (["head", "--model", "fcn", "--encoder", "resnet18"], "model 'fcn' is not refined"),
         (["models", "--model", "soup"], "no model 'soup'"),
+        (["runtimes", "--model", "soup"], "no model 'soup'"),
         (["growth", "--encoder", "soup"], "unknown encoder 'soup'"),
         (["operator", "--device", "abacus"], "expected a device such as cpu"),
         (["head", "models", "-o", "x.json"], "--out x.json is for one suite"),

@@ -4,4 +4,4 @@ A suite has `Settings`, the choices of the user, and `measure(settings, log)`, w
 `Report`; `log` is called with a line about the current measurement.
 """
 
-SUITES = ("operator", "grids", "head", "models", "growth", "masks")
+SUITES = ("operator", "grids", "head", "models", "growth", "masks", "runtimes")

@@ -121,6 +121,18 @@ def draw_models(figure: Figure, rows: list[Row]) -> None:
     add_legend(figure)
 
 
+def draw_runtimes(figure: Figure, rows: list[Row]) -> None:
+    """Draw the time of each exported model over that of the same model in PyTorch."""
+    found = [row for row in rows if row["runtime"] != "PyTorch"]
+    axes = figure.subplots()
+    _ratio_bars(axes, found, 0.0, "time", _TIME, lambda row: row["ratio"])
+    axes.set_yticks(range(len(found)), [row["model"] for row in found])
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    finish_axes(axes, "ONNX Runtime", None)
+    axes.set_xlabel("times PyTorch")
+
+
 def draw_growth(figure: Figure, rows: list[Row]) -> None:
     """Time and peak memory against the side of the image, both axes logarithmic."""
     models = list(dict.fromkeys(row["model"] for row in rows))

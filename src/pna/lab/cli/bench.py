@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SUITE",
         help="operator (backends, other implementations, bounds), grids (the operator with keys on "
         "another grid than queries, relative to the same grid), head (time by stage and part), "
-        "models (time and memory, relative to the first), growth (with the size of the image) or "
-        "masks (the mask refiner with the size of the image and the classes)",
+        "models (time and memory, relative to the first), growth (with the size of the image), "
+        "masks (the mask refiner with the size of the image and the classes), or runtimes (ONNX "
+        "Runtime, relative to PyTorch on the same CPU)",
     )
     add_device_argument(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of PyTorch")
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive,
         metavar="N",
-        help="measurements of each (operator, grids, head: 9, models: 5, growth, masks: 3)",
+        help="measurements of each (operator, grids, head: 9, models, runtimes: 5, growth, masks: 3)",
     )
     parser.add_argument("--batch", type=positive, metavar="N", help="maps or images per call (1)")
     parser.add_argument(
@@ -99,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the operator; may be repeated (numba, blocked)",
     )
-    group = parser.add_argument_group("head, models, growth, masks")
+    group = parser.add_argument_group("head, models, growth, masks, runtimes")
     group.add_argument(
         "--model",
         action="append",
