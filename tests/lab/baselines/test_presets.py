@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pna
+from model_contract import ModelContract
 from pna.lab.baselines import PRESETS
 from pna.labels import IGNORE_INDEX
 from pna.model import presets
@@ -54,15 +55,33 @@ def test_the_librarys_presets_are_among_them():
     assert set(NUM_STAGES) < PRESETS.keys() - presets.PRESETS.keys()
 
 
-@pytest.mark.parametrize("preset", NUM_STAGES)
-@pytest.mark.parametrize(("num_classes", "size"), [(1, (1, 1)), (21, (33, 70))])
-def test_any_size_and_number_of_classes(preset, num_classes, size):
-    model = _model(preset, num_classes).eval()
-    with torch.inference_mode():
-        output = model(torch.rand(1, 3, *size), stages=True)
-    assert output.logits.shape == (1, num_classes, *size)
-    assert output.logits.isfinite().all()
-    assert len(output.stages) == NUM_STAGES[preset] == model.num_stages
+@pytest.fixture(scope="module", params=NUM_STAGES)
+def baseline(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(baseline):
+    return _model(baseline).eval()
+
+
+class TestBaselines(ModelContract):
+    def load(self, path_or_name, request):
+        """Read it back; baselines need their presets."""
+        return pna.load(path_or_name, presets=PRESETS)
+
+    def test_its_stages(self, model, baseline):
+        assert model.num_stages == NUM_STAGES[baseline]
+
+    def test_the_library_alone_does_not_know_it(self, model, baseline, tmp_path):
+        model.save_pretrained(tmp_path)
+        with pytest.raises(pna.PnaError, match=rf"config\.json: unknown preset {baseline!r}"):
+            pna.load(tmp_path)
+
+    @torch.inference_mode()
+    def test_one_class(self, baseline):
+        output = _model(baseline, num_classes=1).eval()(torch.rand(1, 3, 1, 1))
+        assert output.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("preset", NUM_STAGES)
@@ -110,19 +129,6 @@ def test_half_precision(preset):
         with torch.inference_mode():
             assert model.eval()(images).logits.isfinite().all()
     assert all(loss.isfinite() for loss in losses.values())
-
-
-@pytest.mark.parametrize("preset", ["fcn-decoder", "fcn-segfix", "eblnet", "fpn-pointrend"])
-def test_saved_and_loaded(preset, tmp_path):
-    model = _model(preset).eval()
-    model.save_pretrained(tmp_path / "model")
-    loaded = pna.load(tmp_path / "model", presets=PRESETS).eval()
-    assert loaded.config == model.config
-    images = torch.rand(1, 3, 40, 60)
-    with torch.inference_mode():
-        assert torch.equal(loaded(images).logits, model(images).logits)
-    with pytest.raises(pna.PnaError, match=rf"config\.json: unknown preset {preset!r}"):
-        pna.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("preset", NUM_STAGES)
