@@ -9,6 +9,7 @@ from color_segmenter import ColorSegmenter
 from pna.errors import MissingFileError, PnaError
 from pna.export.onnx_segmenter import OnnxSegmenter
 from pna.inference.segment import stage_labels
+from pna.model.config import InferenceSize
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -50,6 +51,17 @@ def test_predictions_are_those_of_pytorch(files, image, tiling):
         assert len(found.stages) == (3 if stages else 0)
         for a, b in zip(found.stages, expected.stages, strict=False):
             assert (a == b).mean() > 0.99
+
+
+def test_images_are_resized_as_the_model_says(image, tmp_path):
+    model = ColorSegmenter()
+    model.inference_size = InferenceSize(10, 40)
+    pna.export_model(model, tmp_path / "model.onnx")
+    expected = pna.Predictor(model, device="cpu")(image, scores=True).scores
+    own = pna.Predictor(ColorSegmenter(), device="cpu")(image, scores=True).scores
+    found = pna.Predictor(tmp_path / "model.onnx", device="cpu")(image, scores=True).scores
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - own).max() > 0.01
 
 
 def test_a_batch(files):

@@ -15,6 +15,7 @@ from pna.export.description import KEY, Description
 from pna.export.graph import SIZES
 from pna.export.onnx_segmenter import OnnxSegmenter
 from pna.labels import VOC
+from pna.model.config import InferenceSize
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -245,4 +246,9 @@ class TestDescription:
 
     def test_classes_come_back(self):
         given = Description("segmentation", {"a": "b"}, {"c": "d"}, "float32", (3, 4), VOC)
+        assert Description.from_json(given.to_json(), "x.onnx") == given
+
+    def test_the_size_at_test_comes_back(self):
+        size = InferenceSize(512, 2048, antialias=True)
+        given = Description("segmentation", {}, {}, "float32", labels=VOC, inference_size=size)
         assert Description.from_json(given.to_json(), "x.onnx") == given

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX, LabelSpace
+from pna.model.config import InferenceSize
 
 KEY = "pna"
 """Key of the metadata of an ONNX file."""
@@ -33,6 +34,8 @@ class Description:
         labels: The classes with names and colors, of a segmentation.
         mean: Mean per channel that the graph subtracts from images in [0, 1].
         std: Standard deviation per channel that it divides by.
+        inference_size: Size that images are to be resized to first, which the graph does not do;
+            None keeps their own.
         num_stages: Number n of stages whose logits P0 to Pn the file returns; None where it
             returns the final logits alone.
         origin: Where the network comes from, in words.
@@ -46,6 +49,7 @@ class Description:
     labels: LabelSpace | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    inference_size: InferenceSize | None = None
     num_stages: int | None = None
     origin: str = ""
 
@@ -91,6 +95,7 @@ class Description:
             )
         try:
             labels, size = values["labels"], values["size"]
+            resized = values["inference_size"]
             found = cls(
                 task=values["task"],
                 inputs=values["inputs"],
@@ -100,6 +105,7 @@ class Description:
                 labels=None if labels is None else LabelSpace.from_dict(labels),
                 mean=tuple(values["mean"]),
                 std=tuple(values["std"]),
+                inference_size=None if resized is None else InferenceSize(**resized),
                 num_stages=values["num_stages"],
                 origin=values["origin"],
             )

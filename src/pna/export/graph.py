@@ -121,6 +121,7 @@ def segmentation_graph(
         labels=model.labels,
         mean=tuple(model.mean.flatten().tolist()),
         std=tuple(model.std.flatten().tolist()),
+        inference_size=model.inference_size,
         num_stages=model.num_stages if stages else None,
         origin=model.origin,
     )

@@ -85,7 +85,7 @@ def quantize(
     onnx, quantization = require("onnx"), require("onnxruntime.quantization")
     (name,) = description.inputs
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.left = iter(images)
 

@@ -39,6 +39,7 @@ class OnnxSegmenter(BaseSegmenter):
         super().__init__(description.labels, mean=description.mean, std=description.std)
         self._session = session
         self._size = description.size
+        self.inference_size = description.inference_size
 
     @property
     def strides(self) -> tuple[int, ...]:

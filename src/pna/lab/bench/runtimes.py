@@ -1,19 +1,16 @@
 """Suite `runtimes`: models in ONNX Runtime, relative to PyTorch on the same CPU and threads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from torch import Tensor
 
 from pna.errors import PnaError
 from pna.export.session import Session
 from pna.export.write import export_model
 from pna.lab.bench.charts import draw_runtimes
 from pna.lab.bench.report import Log, Report, Row
-from pna.lab.measure.timing import Quartiles, interleave, quartiles, ratios
+from pna.lab.measure.timing import Call, Quartiles, interleave, quartiles, ratios
 from pna.lab.measure.workloads import Workload, build, inference, make_images
 from pna.lab.report import Table, number, rounded, with_quartiles
 
@@ -67,7 +64,7 @@ def _measure(name: str, settings: Settings, file: Path, log: Log) -> list[Row]:
     log(f"export of {name}")
     report = export_model(model, file)
     session, plain = Session(file), images.contiguous()  # the order that ONNX has
-    calls: dict[str, Callable[[], Tensor]] = {
+    calls: dict[str, Call] = {
         TORCH: inference(model, images, work),
         ONNX: lambda: session.run([plain])[0],
     }
@@ -88,7 +85,7 @@ def _measure(name: str, settings: Settings, file: Path, log: Log) -> list[Row]:
 
 def _table(rows: list[Row], settings: Settings) -> Table:
     H, W = settings.size
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         ms, ratio = (with_quartiles(Quartiles(*row[key])) for key in ("ms", "ratio"))
         lines.append((row["model"], row["runtime"], ms, ratio, number(row["difference"])))

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive,
         metavar="N",
-        help="measurements of each (operator, grids, head: 9, models, runtimes: 5, growth, masks: 3)",
+        help="measurements of each (operator, grids, head: 9, models, runtimes: 5, growth, masks: "
+        "3)",
     )
     parser.add_argument("--batch", type=positive, metavar="N", help="maps or images per call (1)")
     parser.add_argument(

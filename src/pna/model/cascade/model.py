@@ -7,7 +7,7 @@ that a cascade starts from the network's prediction, and learns corrections.
 
 import warnings
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,8 +145,9 @@ class Cascade(BaseSegmenter):
         if self._smallest <= self.divisor:
             return super().padded_size(size)
         d, least = self.divisor, self._smallest // self.divisor
+        # Symbolic while exporting, where they stand for whole numbers.
         H, W = (torch.sym_max((side + d - 1) // d, least) * d for side in size)
-        return H, W
+        return cast(tuple[int, int], (H, W))
 
     def encode(self, images: Tensor) -> RefinerInput:
         """Compute features, coarse logits and auxiliary outputs of images (B, C, H, W)."""
