@@ -83,9 +83,10 @@ def quantize(
         description: The text for the new file.
     """
     onnx, quantization = require("onnx"), require("onnxruntime.quantization")
+    base: Any = quantization.CalibrationDataReader
     (name,) = description.inputs
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(base):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = iter(images)
 

@@ -176,7 +176,7 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: Exportable, file: 
         while cause.__cause__ is not None:  # the first one names the operator
             cause = cause.__cause__
         raise PnaError(
-            f"{graph.description.origin} has an operator without a translation to ONNX "
+            f"{graph.description.origin}: a part of it has no translation to ONNX "
             f'({str(cause).strip().partition(chr(10))[0]}): export it to pt2 (to="pt2", on the '
             "command line --to pt2)"
         ) from error

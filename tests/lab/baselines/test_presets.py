@@ -70,6 +70,11 @@ class TestBaselines(ModelContract):
         """Read it back; baselines need their presets."""
         return pna.load(path_or_name, presets=PRESETS)
 
+    def formats(self, request):
+        """Chosen points have no form in ONNX; of nearly equal offsets another one may win there."""
+        name = request.getfixturevalue("baseline")
+        return ("pt2",) if "pointrend" in name or name == "fcn-segfix" else ("onnx", "pt2")
+
     def test_its_stages(self, model, baseline):
         assert model.num_stages == NUM_STAGES[baseline]
 

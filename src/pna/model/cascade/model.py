@@ -145,9 +145,8 @@ class Cascade(BaseSegmenter):
         if self._smallest <= self.divisor:
             return super().padded_size(size)
         d, least = self.divisor, self._smallest // self.divisor
-        # Symbolic while exporting, where they stand for whole numbers.
-        H, W = (torch.sym_max((side + d - 1) // d, least) * d for side in size)
-        return cast(tuple[int, int], (H, W))
+        H, W = (cast(int, torch.sym_max((side + d - 1) // d, least)) * d for side in size)
+        return H, W
 
     def encode(self, images: Tensor) -> RefinerInput:
         """Compute features, coarse logits and auxiliary outputs of images (B, C, H, W)."""
