@@ -20,7 +20,6 @@ from trained import record
 import pna
 from pna.evaluate import evaluate
 from pna.inference.devices import default_device
-from pna.model.pna.nam import LogitGathering
 from pna.model.pna.stage import Stage
 from pna.model.resize import resize
 from pna.train import load_recipe
@@ -41,13 +40,11 @@ def first_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -
 
 
 def resized(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
-    """Return the logits (B, h, w, K) that a stage carries, resized and not gathered."""
+    """Return logits (B, h, w, K), resized and not gathered, beside what they are gathered with."""
     feature, logits, *_ = inputs
+    _, neighborhood = output
     carried = resize(logits.permute(0, 3, 1, 2), feature.shape[1:3]).permute(0, 2, 3, 1)
-    if isinstance(module, LogitGathering):
-        _, neighborhood = output
-        return carried, neighborhood
-    return carried
+    return carried, neighborhood
 
 
 def unmixed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -82,7 +79,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Any], None]]] = {
     "features past SAM": (("fusion.self_aggregation",), replace(first_input)),
     "cells not mixed": (("fusion.blocks.*.mix",), replace(unmixed)),
     "logits not gathered": (("carry",), replace(resized)),
-    "learned similarity not used": (("carry.query", "carry.query_key"), replace(nothing)),
+    "learned similarity not used": (("carry.query",), replace(nothing)),
     "colors not used": (("carry.log_sharpness",), flatten),
     "no corrections, gathered logits alone": (("classifier",), replace(nothing)),
 }

@@ -9,10 +9,16 @@ import pna
 from pna.model.pna.config import PNAConfig
 from pna.model.resize import resize
 
-RELEASED = {"variant": "released", "residual": "aggregate", "pass_features": False}
+RELEASED = {"variant": "released", "residual": "add", "pass_features": False}
 MIXER = {"variant": "mixer", "residual": "gather", "pass_features": True, "depth": 2}
 ABSENT = {
-    "released": {"features not handed on", "cells not mixed", "colors not used"},
+    "released": {
+        "features not handed on",
+        "cells not mixed",
+        "logits not gathered",
+        "learned similarity not used",
+        "colors not used",
+    },
     "mixer": {"NAM adds nothing"},
 }
 
@@ -26,9 +32,9 @@ def make_head(**options):
     )
     for stage in head.stages:
         nn.init.normal_(stage.classifier.weight)
-        for linear in stage.carry.children():
-            if isinstance(linear, nn.Linear):
-                nn.init.normal_(linear.weight)
+        if stage.carry is not None:
+            nn.init.normal_(stage.carry.query.weight)
+            nn.init.normal_(stage.carry.key.weight)
     return head.eval()
 
 
@@ -63,7 +69,7 @@ def test_a_model_without_the_part():
 def test_without_corrections_and_gathering_the_coarse_logits_come_out(options):
     head = make_head(**options)
     assert knockout.knock_out(head, "no corrections, gathered logits alone")
-    assert knockout.knock_out(head, "logits not gathered")
+    assert knockout.knock_out(head, "logits not gathered") == (options is MIXER)
     features, coarse, stages = run(head)
     expected = coarse
     for feature, got in zip(reversed(features), stages, strict=True):

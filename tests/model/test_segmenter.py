@@ -189,7 +189,7 @@ def test_a_stride_that_was_asked_for_is_not_dropped():
 
 
 def test_overrides_reach_the_model():
-    config = PNAConfig(variant="prenorm", window=5, residual="add", widths=(32, 32, 32, 64))
+    config = PNAConfig(variant="released", window=5, residual="add", widths=(32, 32, 32, 64))
     model = _on_meta("lite", pna=config, options=ModelOptions(aux=True))
     assert {stage.residual for stage in model.refiner.stages} == {"add"}
     assert model.refiner.stages[0].fusion.neighborhood.bias_table.shape[-1] == 2 * 5 - 1

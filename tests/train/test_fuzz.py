@@ -37,8 +37,8 @@ networks = st.fixed_dictionaries(
         "window": st.integers(-1, 9),
         "widths": st.sampled_from([[32, 32, 32, 32], [32, 64, 32, 32], [32], [31, 32, 32, 32]]),
         "self_aggregation": st.booleans(),
-        "variant": st.sampled_from(["released", "paper", "prenorm"]),
-        "residual": st.sampled_from(["none", "add", "aggregate"]),
+        "variant": st.sampled_from(["released", "paper", "mixer"]),
+        "residual": st.sampled_from(["none", "add", "gather"]),
         "upsample": st.sampled_from(["nearest", "bilinear"]),
     }
 )

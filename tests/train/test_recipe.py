@@ -83,8 +83,8 @@ def test_pna_holds_the_differences_to_the_preset(small: Path) -> None:
     assert with_model({"cascade": UNET}).model.pna == PNAConfig.for_cascade()
     assert with_model({"cascade": UNET, "pna": None}).model.pna is None
     own = {"mine": Preset(build_fcn, pna=PNAConfig(window=3))}
-    recipe = with_model({"preset": "mine", "pna": {"self_bias": 2}}, presets=own)
-    assert recipe.model.pna == PNAConfig(window=3, self_bias=2)
+    recipe = with_model({"preset": "mine", "pna": {"depth": 2}}, presets=own)
+    assert recipe.model.pna == PNAConfig(window=3, depth=2)
 
 
 def test_a_resolved_recipe_reads_back_the_same(small: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_everything_but_the_refinement_is_the_same():
     assert control.num_stages == ours.num_stages == 4
 
 
-@pytest.mark.parametrize("residual", ["none", "add", "aggregate"])
+@pytest.mark.parametrize("residual", ["none", "add", "gather"])
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
 def test_it_carries_and_resizes_as_the_head_does(residual, upsample):
     config = PNAConfig(widths=(32,) * 4, residual=residual, upsample=upsample)

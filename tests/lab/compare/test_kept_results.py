@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pna.lab.compare.comparison import bundled_comparisons, load_comparison
-from pna.lab.compare.costs import Costs, read_costs
-from pna.lab.compare.runs import check_run, plan_runs
+from pna.lab.compare.costs import read_costs
+from pna.lab.compare.runs import RECORDS, check_run, plan_runs, read_records
 from pna.lab.compare.scores import collect_scores
 from pna.lab.compare.tables import Results, run_rows, table_rows
 
@@ -16,7 +16,7 @@ KEPT = [name for name in bundled_comparisons() if (RESULTS / name).is_dir()]
 
 
 def test_there_are_some() -> None:
-    assert {"camvid-control", "camvid-lite", "camvid-variants", "damage-control"} <= set(KEPT)
+    assert {"camvid-control", "camvid-lite", "damage-control"} <= set(KEPT)
 
 
 def test_results_are_few_files() -> None:
@@ -26,14 +26,15 @@ def test_results_are_few_files() -> None:
 @pytest.mark.parametrize("name", KEPT)
 def test_tables_are_those_of_the_log(name: str) -> None:
     folder, comparison = RESULTS / name, load_comparison(name)
+    # What is kept is a part of what is planned: longer trainings may follow.
     runs = plan_runs(comparison, folder)
     for run in runs:
         check_run(run)
-        assert run.is_finished, run.name
+    finished = [run for run in runs if run.is_finished]
+    assert {run.name for run in finished} == read_records(folder / RECORDS).keys() != set()
     scores = collect_scores(comparison, runs)
     costs = read_costs(folder, scores, comparison.measure)
-    assert costs.models.keys() == {model.name for model in comparison.models}
-    assert costs != Costs({})
+    assert costs.models.keys() == {run.model.name for run in finished}
     results = Results(comparison, scores, costs)
     for file, rows in (("table.csv", table_rows(results)), ("runs.csv", run_rows(results))):
         with (folder / file).open(encoding="utf-8") as lines:

@@ -173,11 +173,11 @@ def test_a_failure_of_the_first_checkpoint_is_no_run(comparison, tmp_path):
 
 
 def test_choices():
-    runs = plan_runs(load_comparison("camvid-variants"), Path("out"))
+    runs = plan_runs(load_comparison("camvid-control"), Path("out"))
     assert [run.name for run in choose_runs(runs, names=["paper-add"], steps=[600])] == [
         "paper-add-600-0"
     ]
-    with pytest.raises(ValueError, match=r"^expected some of the seeds 0, 1, got 4"):
+    with pytest.raises(ValueError, match=r"^expected some of the seeds 0, 1, 2, got 4"):
         choose_runs(runs, seeds=[4])
     with pytest.raises(ValueError, match=r"^expected some of the steps 600, 1200, got 9"):
         choose_runs(runs, names=["paper-add"], steps=[9])

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self, get_args
 from pna.errors import PnaError
 from pna.model.resize import ResizeMode
 
-Variant = Literal["released", "paper", "prenorm", "mixer"]
-Residual = Literal["none", "add", "aggregate", "gather"]
+Variant = Literal["released", "paper", "mixer"]
+Residual = Literal["none", "add", "gather"]
 
 HEAD_WIDTH = 32
 """Channels of one head of NAM and SAM."""
@@ -35,13 +35,11 @@ class PNAConfig:
         self_aggregation: Whether stages use the self-aggregation module (SAM); one for all stages,
             or one each.
         upsample: How a prediction is resized before the next stage embeds it.
-        variant: "released" (the authors' code), "paper" (the equations), "prenorm" (the released
-            stage without its last layer norm) or "mixer" (a depth-wise convolution in place of the
-            neighborhood aggregation module, NAM).
+        variant: "released" (the authors' code), "paper" (the equations) or "mixer" (a depth-wise
+            convolution in place of the neighborhood aggregation module, NAM).
         residual: How a stage carries the logits it was given: "none" (as released), "add" (resized
-            and added), "aggregate" (resized, gathered by one attention head, and added) or "gather"
-            (gathered from their own grid by features and colors, and added). Without carried logits
-            stages learn slowly.
+            and added) or "gather" (gathered from their own grid by features and colors, and added).
+            Without carried logits stages learn slowly.
         carry_window: Side of the neighborhood that `residual="gather"` gathers from, in cells of
             the logits, odd.
         depth: Blocks of `variant="mixer"`, 1 or more.
@@ -50,8 +48,6 @@ class PNAConfig:
         pass_features: Whether a stage hands its features on to the next finer one.
         embedding_bias: Whether the 1x1 embeddings have a bias; one for all stages, or one each.
         mlp_ratio: Hidden channels of the feed-forward networks per channel, above 0.
-        self_bias: Bias of a cell for itself when training starts, for `residual="aggregate"`. Of
-            9x9 cells it then keeps 65 % of its own logits at 5, 97 % at 8 and 99.6 % at 10.
         keep_detail: Whether detail of P0 that is lost when P0 is resized to a coarse stage is added
             again at the next finer one. Needs carried logits.
 
@@ -78,7 +74,6 @@ class PNAConfig:
     pass_features: bool = True
     embedding_bias: bool | tuple[bool, ...] = True
     mlp_ratio: float = 2.0
-    self_bias: float = 5.0
     keep_detail: bool = False
 
     def __post_init__(self) -> None:
@@ -115,11 +110,9 @@ class PNAConfig:
                 raise PnaError(f"expected {name} as a whole number >= 1, got {value!r}")
         if self.carry_window % 2 == 0:
             raise PnaError(f"expected an odd carry_window, got {self.carry_window}")
-        for name in ("mlp_ratio", "self_bias"):
-            if not isinstance(value := getattr(self, name), int | float) or not isfinite(value):
-                raise PnaError(f"expected {name} as a finite number, got {value!r}")
-        if self.mlp_ratio <= 0:
-            raise PnaError(f"expected an mlp_ratio above 0, got {self.mlp_ratio}")
+        ratio = self.mlp_ratio
+        if not isinstance(ratio, int | float) or not (isfinite(ratio) and ratio > 0):
+            raise PnaError(f"expected mlp_ratio as a finite number above 0, got {ratio!r}")
         # A text such as "no" would count as true.
         for name in ("pass_features", "keep_detail"):
             if not isinstance(value := getattr(self, name), bool):

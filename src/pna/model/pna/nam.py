@@ -175,40 +175,6 @@ class PaperNeighborhoodAggregation(nn.Module):
         return Neighborhood(query, key, self.bias_table * self.scale)
 
 
-class LogitAggregation(nn.Module):
-    """One attention head whose values are the logits themselves: an edge-aware upsampling.
-
-    It starts close to the identity: the bias of the cell itself is `self_bias`, all others are 0.
-    There is no projection of values or results, so a class's logit only ever mixes with its own
-    neighbors.
-
-    Args:
-        width: Channels D of the features.
-        window: Cells per side, odd.
-        self_bias: Bias of the cell itself when training starts. Of w x w cells it then has the
-            share e^b / (e^b + w^2 - 1): of 9 x 9, 65 % at b = 5 and 97 % at b = 8.
-        head_width: Width of queries and keys.
-    """
-
-    def __init__(self, width: int, window: int, *, self_bias: float, head_width: int = 32) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.query_key = CellLinear(width, 2 * head_width)
-        # Zero but for the cell itself: training starts close to the identity.
-        self.bias_table = nn.Parameter(torch.zeros(1, 2 * window - 1, 2 * window - 1))
-        with torch.no_grad():
-            self.bias_table[0, window - 1, window - 1] = self_bias
-
-    def forward(self, feature: Tensor, logits: Tensor) -> Tensor:
-        """Aggregate logits (B, H, W, K) by the similarity of the features (B, H, W, D)."""
-        return self.neighborhood(feature).gather(logits)
-
-    def neighborhood(self, feature: Tensor) -> Neighborhood:
-        """Compute what the logits are gathered with from features (B, H, W, D)."""
-        query, key = self.query_key(self.norm(feature)).chunk(2, -1)
-        return Neighborhood(split_heads(query, 1), split_heads(key, 1), self.bias_table)
-
-
 class LogitGathering(nn.Module):
     """One attention head that gathers logits from the coarser grid that they lie on.
 

@@ -1,7 +1,7 @@
 """One refinement stage: features and the previous prediction in, a finer prediction out.
 
-There are four variants: "released" (the authors' code), "paper" (the equations), "prenorm" and
-"mixer" (ours). Each embeds the features `f` and the prediction `p` to one width, aggregates, and
+There are three variants: "released" (the authors' code), "paper" (the equations) and "mixer"
+(ours). Each embeds the features `f` and the prediction `p` to one width, aggregates, and
 classifies. Inside, maps are channels-last.
 """
 
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from pna.model.pna.config import PNAConfig
 from pna.model.pna.layers import FeedForward, Pointwise, convolve, depthwise
 from pna.model.pna.nam import (
-    LogitAggregation,
     LogitGathering,
     NeighborhoodAggregation,
     PaperNeighborhoodAggregation,
@@ -26,13 +25,10 @@ from pna.model.resize import resize
 class ReleasedFusion(nn.Module):
     """`x = SAM(f) + NAM(f, p); LN(x + MLP(LN(x)))`, as the authors released it.
 
-    The "prenorm" variant leaves the last layer norm out. The classifier's input may then be as
-    small as a correction of carried logits should be; a norm makes it equally large in every cell.
-
     Args:
         width: Channels D.
         window: Cells per side, odd.
-        config: Variant, SAM and MLP ratio.
+        config: SAM and MLP ratio.
     """
 
     def __init__(self, width: int, window: int, config: PNAConfig) -> None:
@@ -41,8 +37,7 @@ class ReleasedFusion(nn.Module):
         self.neighborhood = NeighborhoodAggregation(width, window)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = FeedForward(width, config.mlp_ratio)
-        has_last_norm = config.variant == "released"
-        self.norm_out = nn.LayerNorm(width) if has_last_norm else nn.Identity()
+        self.norm_out = nn.LayerNorm(width)
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Fuse embedded features and prediction, each (B, H, W, D)."""
@@ -173,11 +168,8 @@ class Stage(nn.Module):
             self.fusion = MixerFusion(width, config)
         else:
             self.fusion = ReleasedFusion(width, window, config)
-        self.carry: LogitAggregation | LogitGathering | None = None
-        if config.residual == "aggregate":
-            self.carry = LogitAggregation(width, window, self_bias=config.self_bias)
-        elif config.residual == "gather":
-            self.carry = LogitGathering(width, config.carry_window)
+        is_gathered = config.residual == "gather"
+        self.carry = LogitGathering(width, config.carry_window) if is_gathered else None
         self.classifier = Pointwise(width, num_classes)
         self.apply(_initialize)
         if self.residual != "none":  # a stage begins as the identity and learns corrections
@@ -216,7 +208,7 @@ class Stage(nn.Module):
             received = self.receive(_channels_last(handed_on)).permute(0, 3, 1, 2)
             f = f + _channels_last(resize(received, size))
         aux: dict[str, Tensor] = {}
-        if isinstance(self.carry, LogitGathering):
+        if self.carry is not None:
             coarse = _channels_last(previous)
             assert image is not None
             carried, neighborhood = self.carry(f, coarse, _channels_last(image))
@@ -229,13 +221,11 @@ class Stage(nn.Module):
             carried = carried + _channels_last(detail)
         # Embedding first and resizing then would be cheaper, but the authors resize the logits.
         embedded = carried
-        if self.residual != "gather" and self.upsample != "bilinear":
+        if self.carry is None and self.upsample != "bilinear":
             embedded = _channels_last(resize(previous, size, self.upsample))
         x = self.fusion(f, self.embed_prediction(embedded))
         logits: Tensor = self.classifier(x)  # (B, H, W, K)
         if self.residual != "none":
-            if isinstance(self.carry, LogitAggregation):
-                carried = self.carry(f, carried)
             logits = logits + carried
         return StageOutput(logits.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), aux)
 
