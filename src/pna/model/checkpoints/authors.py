@@ -18,7 +18,7 @@ from pna.model.checkpoints.encoders import d2_encoder, mm_encoder
 from pna.model.checkpoints.names import Content, Part, transfer_parts, unpack, without_prefix
 from pna.model.checkpoints.published import D2, MM, Published
 from pna.model.checkpoints.refinement import read_refinement
-from pna.model.checkpoints.settings import named_classes, set_normalization
+from pna.model.checkpoints.settings import check_number, named_classes, set_normalization
 from pna.model.config import ModelOptions
 from pna.model.presets import create_model
 from pna.model.resize import ResizeMode
@@ -196,11 +196,7 @@ def _find_labels(
             return named, None
     if labels is None:
         labels = facts.labels if facts else generic(num_classes)
-    if labels.num_classes != num_classes:
-        raise PnaError(
-            f"the checkpoint has {num_classes} outputs, labels {labels.name!r} have "
-            f"{labels.num_classes} classes: pass those it was trained on"
-        )
+    check_number(labels, num_classes)
     return labels, facts
 
 

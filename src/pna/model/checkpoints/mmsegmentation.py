@@ -15,7 +15,7 @@ from pna.labels import LabelSpace, generic
 from pna.model.checkpoints import heads
 from pna.model.checkpoints.encoders import mm_encoder
 from pna.model.checkpoints.names import Part, shape_of, transfer_parts, unpack, without_prefix
-from pna.model.checkpoints.settings import named_classes, set_normalization
+from pna.model.checkpoints.settings import check_number, named_classes, set_normalization
 from pna.model.config import ModelOptions
 from pna.model.presets import create_model
 from pna.model.segmenter import Segmenter
@@ -73,11 +73,7 @@ def from_mmsegmentation(
     num_classes = shape_of(state, "decode_head.conv_seg.weight")[0]
     if labels is None:
         labels = named_classes(content, num_classes) or generic(num_classes)
-    if labels.num_classes != num_classes:
-        raise PnaError(
-            f"the checkpoint has {num_classes} outputs, labels {labels.name!r} have "
-            f"{labels.num_classes} classes: pass those it was trained on"
-        )
+    check_number(labels, num_classes)
     found = _defaults(state, encoder, head)
     for more in (encoder.options, head.options):
         found = found.over(more)

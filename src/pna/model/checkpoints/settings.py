@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pna.errors import PnaError
 from pna.labels import LabelSpace, generic
 from pna.model.checkpoints.names import Content
 from pna.model.segmenter import Segmenter
@@ -23,6 +24,19 @@ def named_classes(content: Content, num_classes: int) -> LabelSpace | None:
         return None
     colors: Any = content.palette or generic(num_classes).colors
     return LabelSpace(f"checkpoint-{num_classes}", content.classes, colors)
+
+
+def check_number(labels: LabelSpace, num_classes: int) -> None:
+    """Compare the number of classes with that of a checkpoint's outputs.
+
+    Raises:
+        PnaError: They differ.
+    """
+    if labels.num_classes != num_classes:
+        raise PnaError(
+            f"the checkpoint has {num_classes} outputs, labels {labels.name!r} have "
+            f"{labels.num_classes} classes: pass those it was trained on"
+        )
 
 
 def set_normalization(model: Segmenter, state: Mapping[str, Tensor]) -> None:
