@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,10 @@ def test_a_head_exports_with_free_sizes(name: str) -> None:
     head = HEADS[name](CHANNELS, K).eval()
     # Larger than the windows of a pooled branch, which would be cut to the map otherwise.
     least = 6 if name == "deeplabv3-windows" else 2
-    h, w = torch.export.Dim("h", min=least, max=64), torch.export.Dim("w", min=least, max=64)
-    shapes = [{2: s * h if s > 1 else h, 3: s * w if s > 1 else w} for s in (8, 4, 2, 1)]
+    shapes: list[Any] = [dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)] * 4
+    if name != "deeplabv3-windows":  # torch 2.9 cannot prove that a window fits into every map
+        h, w = torch.export.Dim("h", min=least, max=64), torch.export.Dim("w", min=least, max=64)
+        shapes = [{2: s * h if s > 1 else h, 3: s * w if s > 1 else w} for s in (8, 4, 2, 1)]
     example = [x.detach() for x in _features(24 * least // 2, 40 * least // 2)]
     program = torch.export.export(head, (example,), dynamic_shapes=(shapes,)).module()
     for size in [(16, 16), (24, 40), (72, 56)]:
