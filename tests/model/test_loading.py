@@ -226,16 +226,13 @@ def test_unknown_configuration():
         ModelConfig.from_dict(values)
 
 
-def test_options_younger_than_a_file_are_none():
+def test_options_come_back_all_of_them():
     options = ModelOptions(inference_size=InferenceSize(4, 8), pool_window=(2, 3), padding="mean")
     config = ModelConfig("fcn", "resnet18", options)
     values = json.loads(json.dumps(config.to_dict()))
     assert ModelConfig.from_dict(values) == config
-    for name in ("inference_size", "pool_window", "padding", "dense_swin"):
-        del values["options"][name]
-    assert ModelConfig.from_dict(values) == ModelConfig("fcn", "resnet18")
-    del values["options"]["output_stride"]  # as old as the files are
-    with pytest.raises(PnaError, match="^the model's configuration lacks output_stride"):
+    del values["options"]["padding"]
+    with pytest.raises(PnaError, match="^the model's configuration lacks padding"):
         ModelConfig.from_dict(values)
 
 

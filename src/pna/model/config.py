@@ -139,13 +139,6 @@ class ModelOptions:
         return replace(defaults, **given)
 
 
-# Files may lack these, which are younger than they: None is what their models have.
-_LATER_OPTIONS = (
-    *("dense_swin", "coarse_norm", "pool_window", "pool_norm", "fuse_kernel", "padding"),
-    "inference_size",
-)
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that rebuilds a model of a preset but its weights and classes.
@@ -178,10 +171,7 @@ class ModelConfig:
         for name in ("preset", "encoder"):
             if not isinstance(values[name], str):
                 raise PnaError(f"expected the name of {name}, got {values[name]!r}")
-        given = values["options"]
-        if isinstance(given, dict):
-            given = dict.fromkeys(_LATER_OPTIONS) | given
-        options = read_fields(ModelOptions, given)
+        options = read_fields(ModelOptions, values["options"])
         return cls(**values | {"options": options, "pna": _read_pna(values["pna"])})
 
 
