@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pna.errors import PnaError
 from pna.model.coarse.deeplab import DeepLabV3Head, average_windows
+from pna.model.coarse.deeplabv3plus import DeepLabV3PlusHead
 from pna.model.coarse.fcn import FCNHead
 from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.layers import BatchNorm
@@ -35,11 +36,12 @@ COARSEST: dict[str, Head] = {
     ),
 }
 FINEST: dict[str, Head] = {
+    "deeplabv3plus": partial(DeepLabV3PlusHead, channels=16, low_level_channels=4, rates=(2, 4)),
     "fpn": partial(SemanticFPNHead, fpn_channels=16, channels=8),
     "fpn-group-norm": partial(SemanticFPNHead, fpn_channels=16, channels=32, norm="group"),
     "upernet": partial(UPerHead, channels=16),
 }
-READS = {name: [3] for name in COARSEST}
+READS = {name: [3] for name in COARSEST} | {"deeplabv3plus": [0, 3]}
 HEADS = COARSEST | FINEST
 AUXILIARY: Head = partial(FCNHead, channels=256, num_convs=1, concat_input=False, level=-2)
 

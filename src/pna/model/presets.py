@@ -10,6 +10,7 @@ from torch import nn
 from pna.errors import PnaError
 from pna.labels import LabelSpace, choose_labels
 from pna.model.coarse.deeplab import DeepLabV3Head
+from pna.model.coarse.deeplabv3plus import DeepLabV3PlusHead
 from pna.model.coarse.fcn import FCNHead
 from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.psp import PSPHead
@@ -87,6 +88,18 @@ def build_deeplabv3(
     return assemble(config, labels, encoder, head)
 
 
+def build_deeplabv3plus(
+    config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
+) -> Segmenter:
+    """Build DeepLabV3+: an atrous pyramid, and a decoder on the finest level."""
+    allow_head_options(config, "rates")
+    encoder = build_encoder(config, weights)
+    head = DeepLabV3PlusHead(
+        encoder.channels, labels.num_classes, **coarse_width(config), **atrous_rates(config)
+    )
+    return assemble(config, labels, encoder, head)
+
+
 def build_fpn(config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None) -> Segmenter:
     """Build a semantic FPN on all levels."""
     allow_head_options(config, "coarse_norm")
@@ -130,6 +143,7 @@ PRESETS: Mapping[str, Preset] = {
     "psp-pna": Preset(build_psp, options=_OS16, pna=_RELEASED),
     "deeplabv3": Preset(build_deeplabv3, options=_OS8),
     "deeplabv3-pna": Preset(build_deeplabv3, options=_OS16, pna=_RELEASED),
+    "deeplabv3plus": Preset(build_deeplabv3plus, options=_OS16),
     "fpn": Preset(build_fpn, options=_NO_AUX),
     "fpn-pna": Preset(build_fpn, options=_NO_AUX, pna=replace(_RELEASED, window=7)),
     "upernet": Preset(build_upernet),

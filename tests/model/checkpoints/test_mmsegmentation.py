@@ -1,4 +1,4 @@
-"""Models of mmsegmentation itself: their names, by the way a model here would be stored there."""
+"""Models of mmsegmentation itself: names, and values of its own code for three heads."""
 
 import re
 
@@ -87,6 +87,14 @@ def head_of(preset, table, encoder="resnet50c"):
             32,
         ),
         (lambda: of("mm_deeplabv3_r50_d16_cocostuff10k"), "deeplabv3", "resnet50c", 8),
+        (
+            lambda: whole_checkpoints.shapes_of(
+                whole_checkpoints.read_case("mmseg_deeplabv3plus_r50_d8")
+            ),
+            "deeplabv3plus",
+            "resnet50c",
+            8,
+        ),
     ],
 )
 def test_models_are_recognized_and_filled(state, preset, encoder, output_stride):
@@ -100,6 +108,39 @@ def test_models_are_recognized_and_filled(state, preset, encoder, output_stride)
     assert model.config.options.aux
     assert model.inference_size is None
     assert model.refiner is None
+
+
+def deviations(name):
+    """The largest difference of each tensor of a case, by its largest magnitude."""
+    case = whole_checkpoints.read_case(name)
+    model = from_mmsegmentation(whole_checkpoints.state_of(case))
+    got = whole_checkpoints.tensors_of(model, whole_checkpoints.image_of(case))
+    return whole_checkpoints.deviations(case, got)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("mmseg_upernet_r50", 6),
+        ("mmseg_upernet_r50_odd", 6),
+        ("mmseg_deeplabv3plus_r50_d8", 6),
+        ("mmseg_deeplabv3plus_r50_d8_odd", 6),
+        ("mmseg_fpn_r50", 10),
+    ],
+)
+def test_features_and_logits_match(name, number):
+    """The other heads are those of the authors' branch, whose values are compared there."""
+    found = deviations(name)
+    assert len(found) == number
+    assert max(found.values()) <= 1e-4, found
+
+
+def test_semantic_fpn_resizes_to_the_levels_own_sizes():
+    """There it doubles them, which is the same where 32 divides the image's sides."""
+    found = deviations("mmseg_fpn_r50_odd")
+    assert max(x for name, x in found.items() if name not in ("coarse", "logits")) <= 1e-4
+    assert 1e-3 < found["coarse"] < 0.02
+    assert 1e-3 < found["logits"] < 0.02
 
 
 def test_stated_options_and_refusals():

@@ -187,7 +187,7 @@ VOC_DICT = pna.load("voc-lite").labels.to_dict()
             "mm",
             lambda s: {k: x for k, x in s.items() if "decode_head.0" not in k},
             {},
-            "^expected a head of FCN, PSPNet, DeepLabV3, UPerNet or semantic FPN under decode",
+            r"^expected a head of FCN, PSPNet, DeepLabV3, DeepLabV3\+, UPerNet or semantic FPN",
         ),
         (
             "d2",

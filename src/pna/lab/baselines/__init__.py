@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from pna.lab.baselines.crf import build_fcn_crf
 from pna.lab.baselines.decoder import build_fcn_decoder, build_fcn_decoder_features
-from pna.lab.baselines.deeplabv3plus import build_deeplabv3plus
 from pna.lab.baselines.eblnet import build_eblnet
 from pna.lab.baselines.fapn import build_fapn
 from pna.lab.baselines.pointrend import build_deeplabv3_pointrend, build_fpn_pointrend
@@ -29,7 +28,6 @@ PRESETS: Mapping[str, Preset] = {
     "eblnet": Preset(
         build_eblnet, options=ModelOptions(output_stride=8, coarse_channels=256, aux=False)
     ),
-    "deeplabv3plus": Preset(build_deeplabv3plus, options=ModelOptions(output_stride=16, aux=True)),
     "fapn": Preset(build_fapn, options=_NO_AUX),
     # A decoder has as many parameters as the PNA head of the same options.
     "fcn-decoder": Preset(build_fcn_decoder, pna=PNAConfig.released()),

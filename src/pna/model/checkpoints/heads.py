@@ -43,6 +43,14 @@ _MM_KINDS = (
     ("psp_modules.", "psp", _MM_PSP, "bottleneck.conv.weight"),
     ("aspp_modules.", "deeplabv3", _MM_ASPP, "bottleneck.conv.weight"),
 )
+_MM_PLUS = _MM_ASPP | {r"low_level\.": "c1_bottleneck.", r"decoder\.": "sep_bottleneck."}
+# An atrous separable convolution is two of each.
+_MM_SEPARABLE = {
+    r"0\.": "depthwise_conv.conv.",
+    r"1\.": "depthwise_conv.bn.",
+    r"3\.": "pointwise_conv.conv.",
+    r"4\.": "pointwise_conv.bn.",
+}
 _D2_LAYER = {r"0\.": "", r"1\.": "norm."}
 _D2_ASPP = {
     r"pyramid\.pooled\.": "aspp.convs.4.1.",
@@ -59,11 +67,15 @@ def mm_head(state: Mapping[str, Tensor], home: str) -> Part:
         home: What the head's names begin with.
 
     Raises:
-        PnaError: It is none of FCN, PSPNet, DeepLabV3, UPerNet and semantic FPN.
+        PnaError: It is none of FCN, PSPNet, DeepLabV3, DeepLabV3+, UPerNet and semantic FPN.
     """
     if f"{home}scale_heads.0.0.conv.weight" in state:
         width = shape_of(state, f"{home}scale_heads.0.0.conv.weight")[0]
         return Part("fpn", partial(_mm_fpn_name, home), ModelOptions(coarse_channels=width))
+    if f"{home}c1_bottleneck.conv.weight" in state:
+        width = shape_of(state, f"{home}bottleneck.conv.weight")[0]
+        rename = partial(_mm_plus_name, home)
+        return Part("deeplabv3plus", rename, ModelOptions(coarse_channels=width))
     for mark, kind, table, widest in _MM_KINDS:
         if any(name.startswith(home + mark) for name in state):
             width = shape_of(state, home + widest)[0]
@@ -71,7 +83,7 @@ def mm_head(state: Mapping[str, Tensor], home: str) -> Part:
             return Part(kind, rename, ModelOptions(coarse_channels=width))
     marks = ", ".join(["scale_heads.", *(mark for mark, *_ in _MM_KINDS)])
     raise PnaError(
-        "expected a head of FCN, PSPNet, DeepLabV3, UPerNet or semantic FPN under "
+        "expected a head of FCN, PSPNet, DeepLabV3, DeepLabV3+, UPerNet or semantic FPN under "
         f"{home}, got names with none of {marks}"
     )
 
@@ -129,6 +141,11 @@ def _name(
     *module, layer, leaf = key.split(".")
     path = substitute(modules, ".".join([*module, ""]))
     return home + path + substitute(layers, f"{layer}.") + leaf
+
+
+def _mm_plus_name(home: str, key: str) -> str:
+    is_separable = re.match(r"pyramid\.branches\.[1-9]\d*\.|decoder\.", key)
+    return _name(home, _MM_PLUS, _MM_SEPARABLE if is_separable else _MM_LAYER, "conv_seg.", key)
 
 
 def _mm_fpn_name(home: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Models of mmsegmentation itself: FCN, PSPNet, DeepLabV3, UPerNet, semantic FPN.
+"""Models of mmsegmentation itself: FCN, PSPNet, DeepLabV3, DeepLabV3+, UPerNet, semantic FPN.
 
 They have the encoders and heads of the authors' branch of it, under `decode_head.` and without a
 refinement; `docs/checkpoints.md` says what was compared.
@@ -19,6 +19,8 @@ from pna.model.checkpoints.settings import check_number, named_classes, set_norm
 from pna.model.config import ModelOptions
 from pna.model.presets import create_model
 from pna.model.segmenter import Segmenter
+
+_ATROUS = ("deeplabv3", "deeplabv3plus")
 
 
 def is_mmsegmentation(content: Any) -> bool:
@@ -46,7 +48,7 @@ def from_mmsegmentation(
         state_dict: Tensors by name, with any prefix, or their container as `torch.load` returns it.
         labels: The classes; by default those that the checkpoint names, else numbers.
         options: What the tensors do not say, where it is not mmsegmentation's default:
-            `output_stride` (8 for FCN, PSPNet and DeepLabV3 on a ResNet), `rates` (12, 24, 36),
+            `output_stride` (8 on a ResNet, 32 with UPerNet and semantic FPN), `rates` (12, 24, 36),
             `padding` ("none"), `inference_size` (the image's own).
 
     Returns:
@@ -90,10 +92,10 @@ def from_mmsegmentation(
 
 def _defaults(state: Mapping[str, Tensor], encoder: Part, head: Part) -> ModelOptions:
     # A Swin cannot be dilated; UPerNet and semantic FPN want the coarse levels.
-    is_dilated = head.name in ("fcn", "psp", "deeplabv3") and encoder.name.startswith("resnet")
+    is_dilated = head.name in ("fcn", "psp", *_ATROUS) and encoder.name.startswith("resnet")
     return ModelOptions(
         output_stride=8 if is_dilated else 32,
-        rates=(12, 24, 36) if head.name == "deeplabv3" else None,
+        rates=(12, 24, 36) if head.name in _ATROUS else None,
         aux=any(name.startswith("auxiliary_head.") for name in state),
         padding="none",
     )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pna.lab.baselines.deeplabv3plus import DeepLabV3PlusHead
+from pna.model.coarse.deeplabv3plus import DeepLabV3PlusHead
 from pna.model.coarse.fcn import FCNHead
 from pna.model.encoder import create_encoder
 

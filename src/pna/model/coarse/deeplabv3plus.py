@@ -9,20 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pna.labels import LabelSpace
 from pna.model.coarse.deeplab import AtrousPyramid
 from pna.model.coarse.layers import BatchNorm, Classifier, CoarseHead, ConvBNReLU
-from pna.model.config import ModelConfig
-from pna.model.encoder import EncoderWeights
-from pna.model.presets import (
-    allow_head_options,
-    assemble,
-    atrous_rates,
-    build_encoder,
-    coarse_width,
-)
 from pna.model.resize import resize
-from pna.model.segmenter import Segmenter
 
 
 class SeparableConvBNReLU(nn.Sequential):
@@ -96,15 +85,3 @@ class DeepLabV3PlusHead(CoarseHead):
         context = resize(self.pyramid(features[-1]), finest.shape[-2:])
         decoded: Tensor = self.decoder(torch.cat([context, self.low_level(finest)], dim=1))
         return decoded
-
-
-def build_deeplabv3plus(
-    config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
-) -> Segmenter:
-    """Build DeepLabV3+, without refinement."""
-    allow_head_options(config, "rates")
-    encoder = build_encoder(config, weights)
-    coarse = DeepLabV3PlusHead(
-        encoder.channels, labels.num_classes, **coarse_width(config), **atrous_rates(config)
-    )
-    return assemble(config, labels, encoder, coarse)
