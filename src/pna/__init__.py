@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pna.errors import PnaError
     from pna.export.write import ExportReport, export_model
     from pna.inference.predictor import Prediction, Predictor
+    from pna.inference.raster.run import RasterReport, segment_raster
     from pna.inference.tiling import TilingConfig
     from pna.inference.upsample import upsample
     from pna.labels import IGNORE_INDEX, LabelSpace
@@ -40,6 +41,7 @@ _HOMES = {
     "PnaError": "pna.errors",
     "Prediction": "pna.inference.predictor",
     "Predictor": "pna.inference.predictor",
+    "RasterReport": "pna.inference.raster.run",
     "Segmenter": "pna.model.segmenter",
     "SegmenterOutput": "pna.model.segmenter",
     "TilingConfig": "pna.inference.tiling",
@@ -49,6 +51,7 @@ _HOMES = {
     "dense_crf": "pna.refinement.dense_crf",
     "guided_filter": "pna.refinement.guided_filter",
     "load": "pna.model.loading",
+    "segment_raster": "pna.inference.raster.run",
     "segmentation_loss": "pna.train.losses",
     "upsample": "pna.inference.upsample",
 }
@@ -66,6 +69,7 @@ __all__ = [
     "PnaError",
     "Prediction",
     "Predictor",
+    "RasterReport",
     "Segmenter",
     "SegmenterOutput",
     "TilingConfig",
@@ -78,6 +82,7 @@ __all__ = [
     "load",
     "metrics",
     "ops",
+    "segment_raster",
     "segmentation_loss",
     "upsample",
 ]

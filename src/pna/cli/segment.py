@@ -6,6 +6,15 @@ from typing import TYPE_CHECKING
 
 from pna.cli.batch import check_names, find_images, report_left_out, run_each
 from pna.cli.options import add_device_argument, add_tiling_arguments, load_model, tiling_of
+from pna.cli.rasters import (
+    ProgressLine,
+    add_raster_arguments,
+    describe_report,
+    is_raster,
+    raster_options,
+    refuse_with_rasters,
+    write_preview,
+)
 
 if TYPE_CHECKING:
     from pna.inference.predictor import Prediction
@@ -14,7 +23,8 @@ EPILOG = """\
 examples:
   pna segment photo.jpg -o out
   pna segment photos/ --model voc-lite --stages --similar 318,170 -o out
-  pna segment 'tiles/*.tif' --model runs/own/model --tile 1024,1024 -o out
+  pna segment 'tiles/*.png' --model runs/own/model --tile 1024,1024 -o out
+  pna segment scene.tif --model runs/own/model --memory 4GB --polygons gpkg -o out
 """
 
 
@@ -51,25 +61,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         action="store_true",
         help="also write NAME_scores.npz: `scores`, float16 probabilities (classes, height, "
-        "width), and `classes`, their names",
+        "width), and `classes`, their names; of a raster NAME_scores.tif, a band for each class",
     )
     add_device_argument(parser)
     add_tiling_arguments(parser)
+    add_raster_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images; 0 if all went well, 1 if some could not be segmented."""
     from pna.inference.predictor import ImageTooLargeError, Predictor
+    from pna.inference.raster.run import segment_raster
 
     # All names are checked before the model is read: hours later an overwrite would be too late.
     images, skipped = find_images(args.paths)
     check_names(images, args.out, endings=("_labels.png",), verb="segment", noun="image")
     report_left_out(skipped)
-    tiling = tiling_of(args)
+    tiling, options = tiling_of(args), raster_options(args)
+    rasters = set(images) if options else {path for path in images if is_raster(path)}
+    if rasters:
+        refuse_with_rasters(args)
     predictor = Predictor(load_model(args), device=args.device, tiling=tiling)
     args.out.mkdir(parents=True, exist_ok=True)
 
+    def segment_large(path: Path) -> str:
+        report = segment_raster(
+            predictor.model,
+            path,
+            args.out,
+            device=args.device,
+            tiling=tiling,
+            scores=args.scores,
+            progress=ProgressLine(path.name),
+            **options,
+        )
+        write_preview(report, path, predictor.model.labels, args.bands, args.scale)
+        return describe_report(report)
+
     def segment(path: Path) -> str:
+        if path in rasters:
+            return segment_large(path)
         prediction = predictor(path, stages=args.stages, similar=args.similar, scores=args.scores)
         write_results(prediction, args.out, path.stem, point=args.similar)
         return describe(prediction)

@@ -19,8 +19,8 @@ from torch import Tensor
 from pna.data.images import ImageLike, read_image
 from pna.errors import PnaError
 from pna.export.description import KEY, Description
-from pna.export.packages import require
 from pna.export.session import Session
+from pna.extras import require
 from pna.metrics.confusion import confusion_matrix
 
 

@@ -20,6 +20,10 @@ class OnnxSegmenter(BaseSegmenter):
         file: Written by `pna.export_model`.
         device: "cpu", "cuda" or "cuda:N".
 
+    Attributes:
+        file: The file.
+        size: The height and width that it is fixed to; None takes any.
+
     Raises:
         MissingFileError: There is no such file.
         PnaError: It is no file of a segmentation model, or onnxruntime does not run it.
@@ -38,7 +42,8 @@ class OnnxSegmenter(BaseSegmenter):
             )
         super().__init__(description.labels, mean=description.mean, std=description.std)
         self._session = session
-        self._size = description.size
+        self.file = file
+        self.size = description.size
         self.inference_size = description.inference_size
 
     @property
@@ -54,7 +59,7 @@ class OnnxSegmenter(BaseSegmenter):
     @property
     def origin(self) -> str:
         """The file, and the model that it was exported from, in words."""
-        return f"{self._session.file} ({self._session.description.origin})"
+        return f"{self.file} ({self._session.description.origin})"
 
     @property
     def num_stages(self) -> int:
@@ -67,7 +72,7 @@ class OnnxSegmenter(BaseSegmenter):
 
     def encode(self, images: Tensor) -> NoReturn:
         """Refuse: the features stay in the file."""
-        raise PnaError(f"{self._session.file} returns logits alone: load the saved model instead")
+        raise PnaError(f"{self.file} returns logits alone: load the saved model instead")
 
     def forward(self, images: Tensor, *, stages: bool = False) -> SegmenterOutput:
         """Segment a batch; see `BaseSegmenter.forward`. Stages come at the size of the images.
@@ -76,15 +81,15 @@ class OnnxSegmenter(BaseSegmenter):
             PnaError: The images have another size than the file is fixed to, or the file returns no
                 stages.
         """
-        description, file = self._session.description, self._session.file
+        description, file = self._session.description, self.file
         if stages and description.num_stages is None:
             raise PnaError(
                 f"{file} returns its final logits alone, so it has no stages: export the model "
                 "with stages (export_model(..., stages=True), on the command line --stages)"
             )
         size = tuple(images.shape[-2:])
-        if self._size is not None and size != self._size:
-            H, W = self._size
+        if self.size is not None and size != self.size:
+            H, W = self.size
             raise PnaError(
                 f"{file} takes images of {H}x{W} pixels alone (height x width), got {size[0]}x"
                 f"{size[1]}: resize them, or run larger ones in tiles of that size, "
@@ -100,5 +105,5 @@ class OnnxSegmenter(BaseSegmenter):
     def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
         """Refuse: the attention weights stay in the file."""
         raise PnaError(
-            f"{self._session.file} returns no attention weights: take the saved model for `similar`"
+            f"{self.file} returns no attention weights: take the saved model for `similar`"
         )

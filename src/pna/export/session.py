@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pna.errors import MissingFileError, PnaError
 from pna.export.description import KEY, Description
-from pna.export.packages import require
+from pna.extras import require
 
 CPU = torch.device("cpu")
 

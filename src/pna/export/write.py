@@ -16,9 +16,9 @@ from pna.errors import PnaError
 from pna.export.description import KEY, Description, Precision
 from pna.export.graph import Exportable, segmentation_graph, trace
 from pna.export.int8 import Int8Loss, calibration_tensors, quantize
-from pna.export.packages import require
 from pna.export.parity import Parity, Run, check, compare
 from pna.export.session import Session
+from pna.extras import require
 from pna.files import write_atomically
 from pna.model.segmenter import BaseSegmenter
 

@@ -1,0 +1,216 @@
+"""Rasters on the command line: which files they are, their options, progress and results."""
+
+import argparse
+import importlib.util
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pna.errors import PnaError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pna.inference.raster.run import Progress, RasterReport
+    from pna.labels import LabelSpace
+
+_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+# A smaller file of another kind is hardly too large for the memory.
+_LARGE_FILE = 4 << 20
+# Tags of TIFF that hold a place.
+_PLACE_TAGS = (33550, 33922, 34264, 34735)
+_PREVIEW = 2048
+
+
+def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--memory`, `--bands`, `--scale` and `--polygons`."""
+    group = parser.add_argument_group(
+        "rasters",
+        "Files with a place on the earth, files too large to be run whole, and all files where one "
+        "of these is given. NAME_labels.tif is then a GeoTIFF; a run that was killed goes on.",
+    )
+    group.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what the process may take, or the process on its GPU (default: 2GB)",
+    )
+    group.add_argument(
+        "--bands",
+        type=_parse_bands,
+        metavar="R,G,B",
+        help="bands to take as red, green and blue, from 1; one band for gray",
+    )
+    group.add_argument(
+        "--scale",
+        type=_parse_scale,
+        metavar="LOW,HIGH",
+        help="values that are black and white; needed for all but 8 bits",
+    )
+    group.add_argument(
+        "--polygons",
+        choices=("gpkg", "geojson"),
+        help="also write the areas of the classes as polygons: GeoPackage in the raster's "
+        "coordinates, GeoJSON in longitude and latitude",
+    )
+
+
+def raster_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that were given, by their names in `segment_raster`."""
+    names = ("memory", "bands", "scale", "polygons")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def is_raster(path: Path) -> bool:
+    """Return whether a file has a place on the earth, or is too large to be run whole.
+
+    Without rasterio none is; a warning says what is lost.
+    """
+    is_likely = path.suffix.lower() in _SUFFIXES
+    if not path.is_file() or not (is_likely or path.stat().st_size >= _LARGE_FILE):
+        return False
+    if importlib.util.find_spec("rasterio") is None:
+        if is_likely and _has_place_tags(path):
+            warnings.warn(
+                f"{path} is read as a plain image, without its place on the earth: "
+                'pip install "pna[geo]" reads it as a raster',
+                stacklevel=2,
+            )
+        return False
+    from pna.data.raster import describe
+    from pna.inference.predictor import LARGEST_WHOLE
+
+    about = describe(path)
+    return about is not None and (about.has_place or about.num_pixels > LARGEST_WHOLE)
+
+
+def _has_place_tags(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            tags = getattr(image, "tag_v2", {})
+            return any(tag in tags for tag in _PLACE_TAGS)
+    except Exception:  # a damaged file is reported by whoever reads it
+        return False
+
+
+class ProgressLine:
+    """One line on standard error: rewritten on a terminal, else a new one from time to time.
+
+    Args:
+        name: What is worked on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._is_terminal = sys.stderr.isatty()
+        self._last = -60.0
+
+    def __call__(self, progress: "Progress") -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        if not self._is_terminal and now - self._last < 30:
+            return
+        self._last = now
+        text = f"{self._name}: {progress.done} of {progress.total} blocks"
+        if progress.seconds_left is not None:
+            text += f", {_duration(progress.seconds_left)} left"
+        if self._is_terminal:
+            is_last = progress.done == progress.total
+            print(f"\r\x1b[K{text}", end="\n" if is_last else "", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def write_preview(
+    report: "RasterReport",
+    path: Path,
+    space: "LabelSpace",
+    bands: tuple[int, ...] | None,
+    scale: tuple[float, float] | None,
+) -> None:
+    """Write NAME_overlay.png beside the label map: the reduced image and labels.
+
+    Args:
+        report: Of `segment_raster`.
+        path: The image.
+        space: The classes.
+        bands: As they were given.
+        scale: Likewise.
+    """
+    from pna.data.raster import Raster
+    from pna.draw import overlay, write_image
+    from pna.inference.raster.write import read_reduced_labels
+
+    with Raster(path, bands=bands, scale=scale) as raster:
+        image, valid = raster.read_reduced(_PREVIEW)
+    labels = read_reduced_labels(report.labels, valid.shape)
+    name = report.labels.name.replace("_labels.tif", "_overlay.png")
+    write_image(overlay(_bytes(image), labels, space), report.labels.with_name(name))
+
+
+def _bytes(image: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    if image.dtype != np.uint8:
+        image = (255 * image).round().astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+def describe_report(report: "RasterReport") -> str:
+    """Return size and largest classes, for example "40000 x 30000, road 12 %, grass 9 %"."""
+    height, width = report.size
+    total = sum(report.pixels.values())
+    shares = [f"{name} {100 * n / total:.0f} %" for name, n in list(report.pixels.items())[:4]]
+    text = ", ".join([f"{width} x {height}", *(shares or ["no valid pixel"])])
+    if report.num_found:
+        text += f"; {report.num_found} of {report.num_blocks} blocks were there already"
+    if report.polygons is not None:
+        text += f"; {report.num_polygons} polygons"
+    return text
+
+
+def _parse_bands(text: str) -> tuple[int, ...]:
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = ()
+    if len(bands) not in (1, 3) or min(bands) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected one or three numbers of bands, from 1, for example 4,3,2; got {text!r}"
+        )
+    return bands
+
+
+def _parse_scale(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected the values of black and white, for example 0,4095; got {text!r}"
+        ) from None
+    return low, high
+
+
+def refuse_with_rasters(args: argparse.Namespace) -> None:
+    """Refuse options that make no sense for rasters.
+
+    Raises:
+        PnaError: One of them is given.
+    """
+    for name in ("stages", "similar"):
+        if getattr(args, name):
+            raise PnaError(
+                f"--{name} is for images that are run whole, not for rasters: cut the place of "
+                "interest out, for example by gdal_translate -srcwin"
+            )

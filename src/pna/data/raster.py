@@ -1,0 +1,294 @@
+"""Rasters: images of any size, read window by window, with their place on the earth.
+
+GDAL reads them, by rasterio (`pip install "pna[geo]"`): GeoTIFF, virtual rasters, JPEG 2000, and
+large TIFF, PNG and JPEG files, too.
+
+| in the file | becomes |
+|---|---|
+| bands named red, green and blue | these three, in this order |
+| three bands without such names | red, green, blue, as they come |
+| one band | three equal ones |
+| one band of a palette | its colors |
+| other bands | an error, unless `bands` names those to take |
+| 8 bits | value / 255 |
+| 16 bits, floating point | (value - low) / (high - low), clipped to [0, 1]; `scale` gives both |
+| nodata, masks, transparency | not valid: no class there |
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pna.errors import MissingFileError, PnaError
+from pna.extras import require
+
+Window = tuple[slice, slice]
+"""Rows and columns."""
+
+# Side in pixels of the reduced image whose values tell how to scale one of 16 bits.
+_LOOK = 1024
+
+
+class Place(NamedTuple):
+    """Where a raster lies.
+
+    Attributes:
+        crs: rasterio's coordinate reference system; None in pixels.
+        transform: rasterio's affine transform of columns and rows to its coordinates.
+    """
+
+    crs: Any
+    transform: Any
+
+
+class Raster:
+    """A file that is read window by window.
+
+    Args:
+        path: The file.
+        bands: Three numbers of bands, from 1, for red, green and blue, or one for gray; None takes
+            them as the table of this module says.
+        scale: The values that become 0 and 1; needed for all but 8 bits.
+
+    Attributes:
+        path: The file.
+        height: Rows.
+        width: Columns.
+        place: Where it lies.
+        bands: The numbers of the bands that are read.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: rasterio is missing, or cannot read the file; or it has to be said which bands or
+            which values to take.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bands: tuple[int, ...] | None = None,
+        scale: tuple[float, float] | None = None,
+    ) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            self.height, self.width = int(self._file.height), int(self._file.width)
+            self.place = Place(self._file.crs, self._file.transform)
+            self._check_upright()
+            self._palette = self._find_palette()
+            self.bands = self._choose_bands(bands)
+            self.scale = self._choose_scale(scale)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Raster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def is_random_access(self) -> bool:
+        """Whether windows can be read in any order at a price; PNG and JPEG decode from the top."""
+        return self._file.driver not in _SEQUENTIAL
+
+    @property
+    def ground_control(self) -> tuple[Any, Any]:
+        """The points and reference system of a file that is placed by points instead."""
+        points, crs = self._file.gcps
+        return points, crs
+
+    def read(self, window: Window) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Read a window.
+
+        Args:
+            window: Rows and columns inside the raster.
+
+        Returns:
+            (3, h, w) RGB, uint8 or, scaled, float32 in [0, 1]; and (h, w), where it is valid.
+
+        Raises:
+            PnaError: The file is damaged.
+        """
+        rows, cols = window
+        with _naming(self.path):
+            shape = ((rows.start, rows.stop), (cols.start, cols.stop))
+            values = self._file.read(list(self.bands), window=shape)
+            valid = self._file.dataset_mask(window=shape) > 0
+        return self._to_rgb(values, valid)
+
+    def read_reduced(self, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Read the whole raster at a smaller size, from its overviews where it has them.
+
+        Args:
+            side: Longer side of the result in pixels, at most.
+
+        Returns:
+            As `read`.
+        """
+        with _naming(self.path):
+            values, valid = self._reduced(list(self.bands), side)
+        return self._to_rgb(values, valid)
+
+    def _reduced(self, bands: list[int], side: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        share = min(1.0, side / max(self.height, self.width))
+        size = (max(1, round(share * self.height)), max(1, round(share * self.width)))
+        values = self._file.read(bands, out_shape=(len(bands), *size))
+        return values, self._file.dataset_mask(out_shape=size) > 0
+
+    def _to_rgb(
+        self, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        if self._palette is not None:
+            values = self._palette[values[0]].transpose(2, 0, 1)
+        elif self.scale is not None:
+            low, high = self.scale
+            # Not a number is nodata, whether the file says so or not.
+            valid = valid & np.isfinite(values).all(axis=0)
+            values = np.nan_to_num((values.astype(np.float32) - low) / (high - low)).clip(0, 1)
+        return np.broadcast_to(values, (3, *values.shape[1:])), valid
+
+    def _check_upright(self) -> None:
+        orientation = self._file.tags().get("EXIF_Orientation", "1")
+        if orientation != "1":
+            raise PnaError(
+                f"{self.path}: its EXIF orientation is {orientation}, which windows cannot follow: "
+                "turn it upright first, for example by `convert -auto-orient`"
+            )
+
+    def _find_palette(self) -> npt.NDArray[np.uint8] | None:
+        if self._file.colorinterp[0].name != "palette":
+            return None
+        colors = np.zeros((256, 3), np.uint8)
+        for index, color in self._file.colormap(1).items():
+            if index < len(colors):
+                colors[index] = color[:3]
+        return colors
+
+    def _choose_bands(self, bands: tuple[int, ...] | None) -> tuple[int, ...]:
+        count, names = self._file.count, [color.name for color in self._file.colorinterp]
+        if bands is not None:
+            if len(bands) not in (1, 3) or not all(1 <= band <= count for band in bands):
+                raise PnaError(
+                    f"{self.path}: expected one or three bands from 1 to {count}, got {bands}"
+                )
+            if self._palette is not None:
+                raise PnaError(f"{self.path}: its band is of a palette; leave the bands out")
+            return tuple(bands)
+        if {"red", "green", "blue"} <= set(names):
+            return tuple(names.index(color) + 1 for color in ("red", "green", "blue"))
+        colors = [i for i, name in enumerate(names, 1) if name != "alpha"]
+        if len(colors) in (1, 3) and "cyan" not in names:
+            return tuple(colors)
+        described = ", ".join(
+            f"{i} {text or name}"
+            for i, (text, name) in enumerate(zip(self._file.descriptions, names, strict=True), 1)
+        )
+        raise PnaError(
+            f"{self.path}: it has {count} bands, none of them called red, green and blue "
+            f"({described}): say which three to take, bands=(3, 2, 1), on the command line "
+            "--bands 3,2,1"
+        )
+
+    def _choose_scale(self, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        kinds = {self._file.dtypes[band - 1] for band in self.bands}
+        if scale is not None:
+            if self._palette is not None:
+                raise PnaError(f"{self.path}: its band is of a palette; leave the scale out")
+            low, high = scale
+            if not (np.isfinite(scale).all() and low < high):
+                raise PnaError(
+                    "expected a scale of two numbers, the value that becomes 0 and a larger one "
+                    f"that becomes 1; got {scale}"
+                )
+            return float(low), float(high)
+        if kinds == {"uint8"}:
+            return None
+        raise PnaError(f"{self.path}: {self._how_to_scale(', '.join(sorted(kinds)))}")
+
+    def _how_to_scale(self, kinds: str) -> str:
+        """Describe the values, for the user to choose two of them."""
+        with _naming(self.path):
+            values, valid = self._reduced(list(self.bands), _LOOK)
+        values = values[:, valid & np.isfinite(values).all(axis=0)]
+        asked = (
+            "say which values are black and white, scale=(low, high), on the command line "
+            "--scale LOW,HIGH"
+        )
+        if not values.size:
+            return f"its values are {kinds}, and none that was looked at is valid: {asked}"
+        low, high = values.min(), values.max()
+        usual = np.percentile(values, (2, 98))
+        words = (
+            f"its values are {kinds}, from {low:g} to {high:g}, 96 % of them in "
+            f"[{usual[0]:g}, {usual[1]:g}]: {asked}"
+        )
+        if kinds == "uint16" and high < 4096:
+            words += "; they fit into 12 bits, so that may be --scale 0,4095"
+        return words
+
+
+# Formats that decode from the top: a window far down costs as much as the whole.
+_SEQUENTIAL = ("PNG", "JPEG", "GIF", "BMP")
+
+
+class Description(NamedTuple):
+    """What a file is, before its values are read.
+
+    Attributes:
+        has_place: Whether it says where on the earth it lies.
+        num_pixels: Rows times columns.
+    """
+
+    has_place: bool
+    num_pixels: int
+
+
+def describe(path: Path) -> Description | None:
+    """Return what a file is; None where rasterio cannot read it.
+
+    Raises:
+        PnaError: rasterio is missing.
+    """
+    require("rasterio")
+    try:
+        with _open(path) as file:
+            return Description(_has_place(file), int(file.height) * int(file.width))
+    except PnaError:
+        return None
+
+
+def _has_place(file: Any) -> bool:
+    return bool(file.crs is not None or not file.transform.is_identity or file.gcps[0])
+
+
+def _open(path: Path) -> Any:
+    rasterio = require("rasterio")
+    import warnings
+
+    if not path.exists():
+        raise MissingFileError(f"no raster at {path}")
+    with _naming(path), warnings.catch_warnings():
+        # A plain image has no place, and needs none.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn the errors of rasterio into one that names the file."""
+    try:
+        yield
+    except require("rasterio").errors.RasterioError as error:
+        # GDAL's own words are in the cause.
+        raise PnaError(f"can't read {path} as a raster: {error.__cause__ or error}") from error

@@ -1,0 +1,252 @@
+"""Segment a raster of any size: block by block, in bounded memory, resumed where it was killed."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pna.data.images import UInt8Array
+from pna.data.raster import Raster
+from pna.errors import PnaError
+from pna.inference import segment
+from pna.inference.devices import Device, find_device
+from pna.inference.raster.blocks import Block, plan_blocks
+from pna.inference.raster.memory import parse_memory, plan_memory
+from pna.inference.raster.parts import Parts, fingerprint
+from pna.inference.raster.write import (
+    POLYGON_DRIVERS,
+    small_cache,
+    tiled_copy,
+    write_labels,
+    write_polygons,
+    write_scores,
+)
+from pna.inference.tiling import WHOLE, TilingConfig
+from pna.labels import IGNORE_INDEX
+from pna.model.segmenter import BaseSegmenter
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: Finished blocks, with those of an earlier run.
+        total: All blocks.
+        seconds_left: By the pace of this run; None before its first block is done.
+    """
+
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class RasterReport:
+    """What a run wrote.
+
+    Attributes:
+        labels: The file of the label map.
+        scores: The file of the probabilities, if they were asked for.
+        polygons: The file of the polygons, if they were asked for.
+        pixels: Pixels of each class that occurs, by name, most first; nodata is not counted.
+        size: Height and width.
+        tile: Height and width of a tile.
+        num_blocks: Number of blocks.
+        num_found: Those of them that an earlier run had finished.
+        num_polygons: Number of polygons.
+        seconds: What the run took.
+    """
+
+    labels: Path
+    scores: Path | None
+    polygons: Path | None
+    pixels: dict[str, int]
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    num_blocks: int
+    num_found: int
+    num_polygons: int
+    seconds: float
+
+
+def segment_raster(
+    model: BaseSegmenter,
+    path: str | Path,
+    out: str | Path,
+    *,
+    device: Device | None = None,
+    memory: int | str = "2GB",
+    tiling: TilingConfig = WHOLE,
+    bands: tuple[int, ...] | None = None,
+    scale: tuple[float, float] | None = None,
+    scores: bool = False,
+    polygons: str | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> RasterReport:
+    """Segment a raster, and write the label map at the raster's place on the earth.
+
+    Finished blocks lie in OUT/.NAME-parts until all are there. A run that was killed goes on from
+    them, if it is started as before. The folder is removed at the end.
+
+    Args:
+        model: Any segmenter; moved to the device, set to evaluation mode. An `inference_size` is
+            left aside: a raster keeps its resolution.
+        path: The raster; see `pna.data.raster`.
+        out: The folder of the results, made if it is not there: NAME_labels.tif, a cloud-optimized
+            GeoTIFF with overviews, colors, and 255 where there is no data.
+        device: As for `Predictor`.
+        memory: What the process may take, such as "2GB", or bytes; on a GPU, what it may take
+            there. Tile and block are chosen by it.
+        tiling: Overlap and flip; and a tile, if it is to have a certain size.
+        bands: See `pna.data.raster.Raster`.
+        scale: Likewise.
+        scores: Also write NAME_scores.tif, a band for each class, probabilities in 255ths.
+        polygons: "gpkg" or "geojson" also writes NAME_labels.gpkg or .geojson.
+        progress: Called before the first block and after each.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: The raster cannot be read, or it has to be said how; the memory does not suffice;
+            several scales are asked for; or OUT holds a part of another run.
+
+    Example:
+        >>> import pna
+        >>> from tempfile import mkdtemp
+        >>> from PIL import Image
+        >>> file = Path(mkdtemp()) / "scene.tif"
+        >>> Image.new("RGB", (300, 200)).save(file)
+        >>> report = pna.segment_raster(pna.load("voc-lite"), file, file.parent / "out")
+        >>> report.labels.name, report.size, report.num_blocks
+        ('scene_labels.tif', (200, 300), 1)
+    """
+    begin = time.perf_counter()
+    path, out = Path(path), Path(out)
+    if tiling.scales != (1.0,):
+        raise PnaError(f"a raster is run at its own size alone, got scales {tiling.scales}")
+    if polygons is not None and f".{polygons}" not in POLYGON_DRIVERS:
+        raise PnaError(f"expected polygons as gpkg or geojson, got {polygons!r}")
+    limit = parse_memory(memory) if isinstance(memory, str) else memory
+    target = find_device(device)
+    model = model.to(target).eval()
+    with ExitStack() as stack:
+        stack.enter_context(small_cache())
+        raster = stack.enter_context(Raster(path, bands=bands, scale=scale))
+        folder, stat = out / f".{path.stem}-parts", path.stat()
+        run = {
+            "raster": [str(path.resolve()), stat.st_size, stat.st_mtime_ns],
+            "model": fingerprint(model),
+            "tiling": [tiling.tile, tiling.overlap, tiling.flip],
+            "memory": limit,
+            "bands": raster.bands,
+            "scale": raster.scale,
+            "scores": scores,
+        }
+        parts = Parts(
+            folder, run, partial(plan_memory, model, target, limit, tiling.tile, tiling.flip)
+        )
+        size = raster.height, raster.width
+        blocks = plan_blocks(size, parts.tile, tiling.overlap, parts.block)
+        missing = [block for block in blocks if not parts.has(block)]
+        source = raster
+        if missing and not raster.is_random_access:
+            if not (copy := folder / "image.tif").exists():
+                tiled_copy(path, copy)
+            source = stack.enter_context(Raster(copy, bands=bands, scale=scale))
+        own = TilingConfig(tile=parts.tile, overlap=tiling.overlap, flip=tiling.flip)
+
+        def report_progress(done: int, seconds_left: float | None) -> None:
+            progress(Progress(len(blocks) - len(missing) + done, len(blocks), seconds_left))
+
+        _compute(model, source, missing, parts, own, scores, report_progress)
+        names = model.labels
+        label_file, score_file = out / f"{path.stem}_labels.tif", out / f"{path.stem}_scores.tif"
+        pixels = write_labels(
+            label_file, raster, blocks, lambda block: parts.read(block, "labels"), names
+        )
+        if scores:
+            write_scores(
+                score_file, raster, blocks, lambda block: parts.read(block, "scores"), names
+            )
+        polygon_file, num_polygons = None, 0
+        if polygons is not None:
+            polygon_file = label_file.with_suffix(f".{polygons}")
+            num_polygons = write_polygons(polygon_file, label_file, names)
+    shutil.rmtree(folder)
+    return RasterReport(
+        labels=label_file,
+        scores=score_file if scores else None,
+        polygons=polygon_file,
+        pixels=pixels,
+        size=size,
+        tile=parts.tile,
+        num_blocks=len(blocks),
+        num_found=len(blocks) - len(missing),
+        num_polygons=num_polygons,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _compute(
+    model: BaseSegmenter,
+    source: Raster,
+    blocks: Sequence[Block],
+    parts: Parts,
+    tiling: TilingConfig,
+    scores: bool,
+    report_progress: Callable[[int, float | None], None],
+) -> None:
+    """Segment blocks and keep each as soon as it is done."""
+    begin = time.perf_counter()
+    report_progress(0, None)
+    for done, block in enumerate(blocks, start=1):
+        parts.write(block, *_segment(model, source, block, tiling, scores))
+        per_block = (time.perf_counter() - begin) / done
+        report_progress(done, per_block * (len(blocks) - done))
+
+
+def _segment(
+    model: BaseSegmenter, source: Raster, block: Block, tiling: TilingConfig, scores: bool
+) -> tuple[UInt8Array, UInt8Array | None]:
+    """Return labels (h, w) of a block, and its probabilities (K, h, w) in 255ths or None."""
+    labels = np.full(block.size, IGNORE_INDEX, np.uint8)
+    kept = np.zeros((model.num_classes, *block.size), np.uint8) if scores else None
+    image, valid = source.read(block.source)
+    # The block inside of what its tiles cover.
+    top, left = (part.start for part in block.source)
+    height, width = block.size
+    rows = slice(block.rows.start - top, block.rows.start - top + height)
+    cols = slice(block.cols.start - left, block.cols.start - left + width)
+    if not valid[rows, cols].any():
+        return labels, kept
+    for done, (values,) in segment.bands(model, _fill(model, image, valid), tiling, stages=False):
+        start, stop = max(done.start, rows.start), min(done.stop, rows.stop)
+        if start >= stop:
+            continue
+        part = values[0, :, start - done.start : stop - done.start, cols]  # (K, rows, width)
+        target = slice(start - rows.start, stop - rows.start)
+        labels[target] = part.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        if kept is not None:
+            kept[:, target] = (255 * part).round_().to(torch.uint8).cpu().numpy()
+    is_empty = ~valid[rows, cols]
+    labels[is_empty] = IGNORE_INDEX
+    if kept is not None:
+        kept[:, is_empty] = 0
+    return labels, kept
+
+
+def _fill(model: BaseSegmenter, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Tensor:
+    """Return (1, 3, h, w); where there is no data, the mean color, which the network sees as 0."""
+    mean = model.mean.cpu().numpy()  # (3, 1, 1)
+    if image.dtype == np.uint8:
+        mean = (255 * mean).round().astype(np.uint8)
+    return torch.from_numpy(np.where(valid, image, mean).astype(image.dtype, copy=False))[None]
