@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pna import metrics, ops
+    from pna.bands import Band
     from pna.errors import PnaError
     from pna.export.write import ExportReport, export_model
     from pna.inference.predictor import Prediction, Predictor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Band": "pna.bands",
     "Cascade": "pna.model.cascade",
     "ExportReport": "pna.export.write",
     "IGNORE_INDEX": "pna.labels",
@@ -59,6 +61,7 @@ _MODULES = {"checkpoints": "pna.model.loading", "metrics": "pna.metrics", "ops":
 
 __all__ = [
     "IGNORE_INDEX",
+    "Band",
     "Cascade",
     "ExportReport",
     "LabelSpace",

@@ -81,8 +81,8 @@ def test_options(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--bands", "1,2"), "expected one or three numbers of bands"),
-        (("--bands", "0"), "expected one or three numbers of bands"),
+        (("--bands", "red"), "expected numbers of bands, from 1"),
+        (("--bands", "0"), "expected numbers of bands, from 1"),
         (("--scale", "0"), "expected the values of black and white"),
         (("--polygons", "shp"), "invalid choice"),
     ],

@@ -111,7 +111,7 @@ class TestRun:
 
     def test_a_defect_keeps_its_traceback(self, run, photos, monkeypatch):
         monkeypatch.setattr(segment, "load_model", lambda args: by_brightness().classify)
-        with pytest.raises(AttributeError, match="inference_size"):
+        with pytest.raises(AttributeError, match="mean"):
             run(photos / "b.png")
 
     def test_files_of_other_endings_are_named(self, run, photos, capsys):

@@ -71,7 +71,7 @@ class TestBands:
         np.testing.assert_array_equal(read(path, bands=(4, 3, 1))[0], crop(values)[[3, 2, 0]])
         np.testing.assert_array_equal(read(path, bands=(2,))[0], crop(values)[[1, 1, 1]])
         for bands in ((0, 1, 2), (4, 5, 6), (1, 2)):
-            with pytest.raises(PnaError, match="expected one or three bands from 1 to 5, got"):
+            with pytest.raises(PnaError, match="expected 1 or 3 bands from 1 to 5, got"):
                 read(path, bands=bands)
 
 

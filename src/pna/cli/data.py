@@ -1,4 +1,4 @@
-"""`pna data check`: counts, pairs, sizes, labels and class shares of a data set."""
+"""`pna data check` inspects a data set; `pna data bands` measures the channels of rasters."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pna.cli.batch import find_images, report_left_out
 from pna.cli.options import add_dataset_arguments, check_dataset_arguments, create_dataset_of
+from pna.cli.rasters import parse_scale
 from pna.cli.tables import format_table
 from pna.errors import PnaError
 
@@ -19,6 +21,7 @@ EPILOG = """\
 examples:
   pna data check --dataset voc2012 --root data/voc2012
   pna data check --dataset folder --root data/own --labels data/own/labels.json -o sheets
+  pna data bands data/own/images --names blue,green,red,nir -o data/own/bands.json
 """
 
 IMAGES_ON_SHEET = 12
@@ -56,10 +59,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "-o", "--out", type=Path, help="folder for a contact sheet of each part, made if missing"
     )
+    _add_bands(actions)
+
+
+def _add_bands(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "measure the bands of rasters: mean, standard deviation and range of each"
+    bands = actions.add_parser(
+        "bands",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. The file is what recipes take as data.bands.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bands.add_argument("paths", nargs="+", metavar="PATH", help="rasters, folders or patterns")
+    bands.add_argument(
+        "--names",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME,...",
+        help="names of the bands, such as blue,green,red,nir (default: those in the files)",
+    )
+    bands.add_argument(
+        "--scale",
+        type=parse_scale,
+        metavar="LOW,HIGH",
+        help="values that become 0 and 1 (default: 0,255 for 8 bits, else what 99.8 %% of the "
+        "values lie between)",
+    )
+    bands.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
+
+
+def _measure_bands(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from pna.data.statistics import measure_bands
+    from pna.files import write_text_atomically
+
+    files, skipped = find_images(args.paths)
+    report_left_out(skipped)
+    bands = measure_bands(files, names=args.names, scale=args.scale)
+    fields = ("name", "mean", "std", "low", "high")
+    rows = [[band.name, *(f"{getattr(band, f):g}" for f in fields[1:])] for band in bands]
+    print(format_table(fields, rows))
+    write_text_atomically(args.out, json.dumps([asdict(band) for band in bands], indent=1) + "\n")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; 0 if nothing is wrong, 1 otherwise."""
+    """Check; 0 if nothing is wrong, 1 otherwise. Or measure bands."""
+    return _measure_bands(args) if args.action == "bands" else _check(args)
+
+
+def _check(args: argparse.Namespace) -> int:
     from pna.data import DATASETS
     from pna.data.check import check_split
 
@@ -192,6 +242,7 @@ def _draw(report: "SplitReport", out: Path) -> None:
     """Write the contact sheet of a split, of the samples that can be read."""
     from pna.data import DataError
     from pna.data.check import spread
+    from pna.data.images import to_picture
     from pna.draw import Entry, contact_sheet, write_image
 
     if report.dataset is None:
@@ -205,7 +256,7 @@ def _draw(report: "SplitReport", out: Path) -> None:
         entries.append(
             Entry(
                 report.dataset.pairs[index].name,
-                image.permute(1, 2, 0).numpy(),
+                to_picture(image.numpy(), report.dataset.bands),
                 labels.numpy(),
             )
         )

@@ -95,11 +95,12 @@ def _score_model(args: argparse.Namespace, device: "torch.device") -> "Report":
 
     tiling = tiling_of(args)  # before the model is read: a wrong option ends the command at once
     model = load_model(args)
-    # A folder of images and masks does not name its classes; the model does.
-    labels = model.labels if args.dataset == "folder" else None
+    # A folder of images and masks does not name its classes and bands; the model does.
+    is_folder = args.dataset == "folder"
+    labels, bands = (model.labels, model.bands) if is_folder else (None, None)
     return evaluate(
         model,
-        create_dataset_of(args, args.split, labels),
+        create_dataset_of(args, args.split, labels, bands),
         model_name=args.model,
         device=device,
         boundary_width=args.boundary_width,

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pna.bands import Band
     from pna.data import SegmentationDataset
     from pna.inference.tiling import TilingConfig
     from pna.labels import Color, LabelSpace
@@ -63,10 +66,19 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     folder.add_argument(
         "--split-list", type=Path, metavar="FILE", help="use the stems in this file, one a line"
     )
+    folder.add_argument(
+        "--bands",
+        type=Path,
+        metavar="FILE",
+        help="the channels of images that are not RGB: a file of `pna data bands`",
+    )
 
 
 def create_dataset_of(
-    args: argparse.Namespace, split: str | None, labels: "LabelSpace | None" = None
+    args: argparse.Namespace,
+    split: str | None,
+    labels: "LabelSpace | None" = None,
+    bands: "Sequence[Band] | None" = None,
 ) -> "SegmentationDataset":
     """Make the data set of the arguments.
 
@@ -74,7 +86,9 @@ def create_dataset_of(
         args: With those of `add_dataset_arguments`.
         split: The part to take.
         labels: Classes of a folder without `--labels`.
+        bands: Channels of its images without `--bands`.
     """
+    from pna.bands import read_band_file
     from pna.data import create_dataset
     from pna.labels import read_label_space
 
@@ -89,6 +103,7 @@ def create_dataset_of(
         split_list=args.split_list,
         masks=args.masks,
         ignore=args.ignore,
+        bands=bands if args.bands is None else read_band_file(args.bands),
     )
 
 
@@ -103,7 +118,7 @@ def check_dataset_arguments(args: argparse.Namespace) -> None:
     # Silently ignored they would score or check something else than was asked for.
     given = [
         name
-        for name in ("labels", "masks", "ignore", "split_list")
+        for name in ("labels", "masks", "ignore", "split_list", "bands")
         if getattr(args, name) is not None
     ]
     if args.dataset != "folder" and given:

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pna.inference.raster.run import Progress, RasterReport
-    from pna.labels import LabelSpace
+    from pna.model.segmenter import BaseSegmenter
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 # A smaller file of another kind is hardly too large for the memory.
@@ -39,12 +37,13 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bands",
         type=_parse_bands,
-        metavar="R,G,B",
-        help="bands to take as red, green and blue, from 1; one band for gray",
+        metavar="N,N,...",
+        help="bands to take, from 1: red, green and blue; or one, for gray; or as many as the "
+        "model takes (default: those that the model names, else those called red, green, blue)",
     )
     group.add_argument(
         "--scale",
-        type=_parse_scale,
+        type=parse_scale,
         metavar="LOW,HIGH",
         help="values that are black and white; needed for all but 8 bits",
     )
@@ -135,7 +134,7 @@ def _duration(seconds: float) -> str:
 def write_preview(
     report: "RasterReport",
     path: Path,
-    space: "LabelSpace",
+    model: "BaseSegmenter",
     bands: tuple[int, ...] | None,
     scale: tuple[float, float] | None,
 ) -> None:
@@ -144,27 +143,21 @@ def write_preview(
     Args:
         report: Of `segment_raster`.
         path: The image.
-        space: The classes.
+        model: The model that was run.
         bands: As they were given.
         scale: Likewise.
     """
-    from pna.data.raster import Raster
+    from pna.data.images import to_picture
     from pna.draw import overlay, write_image
+    from pna.inference.raster.run import open_for
     from pna.inference.raster.write import read_reduced_labels
 
-    with Raster(path, bands=bands, scale=scale) as raster:
+    with open_for(model, path, bands=bands, scale=scale) as raster:
         image, valid = raster.read_reduced(_PREVIEW)
     labels = read_reduced_labels(report.labels, valid.shape)
     name = report.labels.name.replace("_labels.tif", "_overlay.png")
-    write_image(overlay(_bytes(image), labels, space), report.labels.with_name(name))
-
-
-def _bytes(image: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
-    if image.dtype != np.uint8:
-        image = (255 * image).round().astype(np.uint8)
-    return np.ascontiguousarray(image.transpose(1, 2, 0))
+    picture = overlay(to_picture(image, model.bands), labels, model.labels)
+    write_image(picture, report.labels.with_name(name))
 
 
 def describe_report(report: "RasterReport") -> str:
@@ -185,14 +178,15 @@ def _parse_bands(text: str) -> tuple[int, ...]:
         bands = tuple(int(part) for part in text.split(","))
     except ValueError:
         bands = ()
-    if len(bands) not in (1, 3) or min(bands) < 1:
+    if not bands or min(bands) < 1:
         raise argparse.ArgumentTypeError(
-            f"expected one or three numbers of bands, from 1, for example 4,3,2; got {text!r}"
+            f"expected numbers of bands, from 1, for example 4,3,2; got {text!r}"
         )
     return bands
 
 
-def _parse_scale(text: str) -> tuple[float, float]:
+def parse_scale(text: str) -> tuple[float, float]:
+    """Read "LOW,HIGH" as two values."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:

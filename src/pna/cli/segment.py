@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             progress=ProgressLine(path.name),
             **options,
         )
-        write_preview(report, path, predictor.model.labels, args.bands, args.scale)
+        write_preview(report, path, predictor.model, args.bands, args.scale)
         return describe_report(report)
 
     def segment(path: Path) -> str:

@@ -4,10 +4,11 @@ One file per data set, all alike; `create_dataset` makes one by name.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pna.bands import Band
 from pna.data.camvid import CamVid
 from pna.data.cityscapes import Cityscapes
 from pna.data.cocostuff import CocoStuff10k
@@ -91,6 +92,7 @@ def create_dataset(
     ratio: float | None = None,
     masks: Literal["index", "color"] | None = None,
     ignore: int | Color | str | None = None,
+    bands: Sequence[Band] | None = None,
 ) -> SegmentationDataset:
     """Make a data set by name.
 
@@ -103,6 +105,8 @@ def create_dataset(
         ratio: Only for `folder`: share of the pairs in `val`.
         masks: Only for `folder`: whether masks hold indices or colors.
         ignore: Only for `folder`: value or color of ignored pixels in the masks.
+        bands: Only for `folder`: the channels of the images, where they are not red, green and
+            blue.
 
     Raises:
         DataError: If the name is unknown, an option does not belong to the data set, or the data
@@ -124,6 +128,7 @@ def create_dataset(
         "ratio": ratio,
         "masks": masks,
         "ignore": ignore,
+        "bands": bands,
     }
     options = {key: value for key, value in given.items() if value is not None}
     foreign = sorted(options.keys() - {"split"})

@@ -15,7 +15,7 @@ from pna.data.dataset import SegmentationDataset, check_sizes
 from pna.data.errors import DataError, DataWarning
 from pna.data.loader import read_in_order
 from pna.data.pairs import collect_missing
-from pna.data.reading import checked_labels, read_image
+from pna.data.reading import checked_labels
 from pna.labels import IGNORE_INDEX, LabelSpace
 
 NUM_LABELS = IGNORE_INDEX + 1
@@ -181,7 +181,7 @@ def inspect(dataset: SegmentationDataset, index: int) -> Finding:
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always", DataWarning)
         try:
-            image = read_image(pair.image)
+            image, _ = dataset.read_planes(pair)
         except DataError as error:
             problems.append(str(error))
         problems += [f"image {pair.image}: {message}" for message in _data_warnings(remarks)]
@@ -191,7 +191,7 @@ def inspect(dataset: SegmentationDataset, index: int) -> Finding:
             check_sizes(pair, image, labels)
     except DataError as error:
         problems.append(str(error))
-    size = None if image is None else (image.shape[0], image.shape[1])
+    size = None if image is None else (image.shape[1], image.shape[2])
     pixels = np.bincount([] if labels is None else labels.ravel(), minlength=NUM_LABELS)
     return Finding(problems, size, pixels)
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pna.bands import Band
 from pna.data.errors import DataError
 from pna.data.pairs import Pair
-from pna.data.reading import checked_labels, read_image, read_index_mask
-from pna.labels import LabelSpace
+from pna.data.reading import checked_labels, read_band_image, read_image, read_index_mask
+from pna.labels import IGNORE_INDEX, LabelSpace
 
 
 class Sample(NamedTuple):
     """An image and its labels.
 
     Attributes:
-        image: (3, H, W) float32 in [0, 1], red-green-blue.
+        image: (C, H, W) float32 in [0, 1], red-green-blue or the data set's bands.
         labels: (H, W) int64, classes 0..K-1, 255 ignored.
         name: Stem of the files.
         unreadable: Messages about samples that could not be read and that this one replaces.
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
     """Samples of one size, stacked; the fields are those of `Sample`.
 
     Attributes:
-        image: (B, 3, H, W) float32 in [0, 1].
+        image: (B, C, H, W) float32 in [0, 1].
         labels: (B, H, W) int64.
         name: B stems.
         unreadable: Those of all samples, one after the other.
@@ -68,6 +69,7 @@ class SegmentationDataset(Dataset[Sample]):
         splits: The parts it comes in.
         counts: Images in each part as published, where numbers are published.
         withheld: Parts whose labels the owners keep to themselves: every pixel is ignored.
+        bands: The channels of the images; None are red, green and blue.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -82,6 +84,7 @@ class SegmentationDataset(Dataset[Sample]):
     splits: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[Mapping[str, int]] = {}
     withheld: ClassVar[tuple[str, ...]] = ()
+    bands: tuple[Band, ...] | None = None
 
     def __init__(self, pairs: Sequence[Pair], labels: LabelSpace) -> None:
         # A tuple: workers have copies of the data set, which a change would not reach.
@@ -99,24 +102,38 @@ class SegmentationDataset(Dataset[Sample]):
         """
         image, labels = self.read_raw(index)
         # int64, as cross-entropy takes class indices.
-        return Sample(image.float() / 255, labels.long(), self.pairs[index].name)
+        if not image.is_floating_point():
+            image = image.float() / 255
+        return Sample(image, labels.long(), self.pairs[index].name)
 
     def read_raw(self, index: int) -> tuple[Tensor, Tensor]:
-        """Read one sample as bytes.
+        """Read one sample as bytes; images of bands as floats.
 
         Returns:
-            Image (3, H, W) uint8 and labels (H, W) uint8, classes or 255.
+            Image (3, H, W) uint8, or (C, H, W) float32 in [0, 1], and labels (H, W) uint8, classes
+            or 255. Where a band has no data, pixels are ignored.
 
         Raises:
             DataError: If a file is damaged, sizes differ, or a label is no class.
         """
         pair = self.pairs[index]
-        image = read_image(pair.image)
+        image, valid = self.read_planes(pair)
         labels = checked_labels(self.read_mask(pair), pair.mask, self.labels)
         check_sizes(pair, image, labels)
+        if valid is not None:
+            labels = np.where(valid, labels, np.uint8(IGNORE_INDEX))
+        return torch.from_numpy(image), torch.from_numpy(labels)
+
+    def read_planes(self, pair: Pair) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Read the image of a pair: (C, H, W), and of bands (H, W), where all have data.
+
+        Raises:
+            DataError: If the file is damaged or lacks a band.
+        """
+        if self.bands is not None:
+            return read_band_image(pair.image, self.bands)
         # Contiguous planes: resizing and batching are several times faster on them.
-        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W)
-        return planes, torch.from_numpy(labels)
+        return np.ascontiguousarray(read_image(pair.image).transpose(2, 0, 1)), None
 
     def read_mask(self, pair: Pair) -> NDArray[np.integer]:
         """Read the mask of a pair as class indices (H, W); here they are stored as such.
@@ -154,11 +171,11 @@ class SegmentationDataset(Dataset[Sample]):
             )
 
 
-def check_sizes(pair: Pair, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-    """Raise a `DataError` unless an image (H, W, 3) and its labels (H, W) have one size."""
-    if image.shape[:2] != labels.shape:
+def check_sizes(pair: Pair, image: NDArray[Any], labels: NDArray[np.uint8]) -> None:
+    """Raise a `DataError` unless an image (C, H, W) and its labels (H, W) have one size."""
+    if image.shape[1:] != labels.shape:
         raise DataError(
-            f"sizes differ (height, width): image {pair.image} has {image.shape[:2]} "
+            f"sizes differ (height, width): image {pair.image} has {image.shape[1:]} "
             f"after its EXIF rotation, mask {pair.mask} has {labels.shape}; "
             "a mask labels every pixel of its image"
         )

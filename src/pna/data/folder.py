@@ -3,12 +3,14 @@
 import hashlib
 import operator
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pna.bands import Band
 from pna.data.dataset import SegmentationDataset
 from pna.data.errors import DataError, DataWarning
 from pna.data.pairs import Pair, composed, match_pairs, read_list
@@ -29,6 +31,7 @@ class Folder(SegmentationDataset):
         masks: Whether mask pixels are class indices or the exact colors of `labels`.
         ignore: Ignored pixels in the masks, besides 255 or `IGNORE_COLOR`: a value for masks of
             indices, even that of a class; a color that no class has for masks of colors.
+        bands: The channels of images that rasterio reads, where they are not red, green and blue.
 
     Raises:
         DataError: If a folder or a partner is missing, the split is empty, or options clash.
@@ -54,6 +57,7 @@ class Folder(SegmentationDataset):
         ratio: float = 0.2,
         masks: Literal["index", "color"] = "index",
         ignore: int | Color | str | None = None,
+        bands: Sequence[Band] | None = None,
     ) -> None:
         if split is not None:
             self.check_split(split)
@@ -80,6 +84,7 @@ class Folder(SegmentationDataset):
                 stacklevel=2,
             )
         super().__init__(pairs, labels)
+        self.bands = None if bands is None else tuple(bands)
 
     def read_mask(self, pair: Pair) -> NDArray[np.integer]:
         """Read the mask of a pair as class indices (H, W)."""

@@ -18,7 +18,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from pna.bands import Band, shown_channels
 from pna.data.errors import DataWarning
 from pna.errors import MissingFileError, PnaError
 
@@ -99,6 +100,27 @@ def read_image(image: ImageLike) -> UInt8Array:
         )
     with _naming(source), open_image(image) as opened:
         return _to_rgb(opened)
+
+
+def to_picture(planes: npt.NDArray[Any], bands: Sequence[Band] | None) -> UInt8Array:
+    """Make a picture of an image of any channels.
+
+    Args:
+        planes: (C, H, W), uint8, or float in [0, 1].
+        bands: The channels; None are RGB, or unknown, whose first three are taken.
+
+    Returns:
+        (H, W, 3) uint8, contiguous: bands called red, green and blue, or the first three, or the
+        first as gray.
+    """
+    if bands is not None:
+        channels = shown_channels(bands)
+    else:
+        channels = (0, 1, 2) if len(planes) >= 3 else (0, 0, 0)
+    shown = planes[list(channels)]
+    if shown.dtype != np.uint8:
+        shown = (255 * shown.astype(np.float32)).round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 
 @contextlib.contextmanager

@@ -9,25 +9,28 @@ large TIFF, PNG and JPEG files, too.
 | three bands without such names | red, green, blue, as they come |
 | one band | three equal ones |
 | one band of a palette | its colors |
-| other bands | an error, unless `bands` names those to take |
+| other bands | an error, unless `bands` names those to take, or the model its own |
 | 8 bits | value / 255 |
 | 16 bits, floating point | (value - low) / (high - low), clipped to [0, 1]; `scale` gives both |
 | nodata, masks, transparency | not valid: no class there |
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pna.bands import Band, file_numbers
 from pna.errors import MissingFileError, PnaError
 from pna.extras import require
 
 Window = tuple[slice, slice]
 """Rows and columns."""
+Scale = tuple[float, float]
+"""The values that become 0 and 1."""
 
 # Side in pixels of the reduced image whose values tell how to scale one of 16 bits.
 _LOOK = 1024
@@ -50,9 +53,10 @@ class Raster:
 
     Args:
         path: The file.
-        bands: Three numbers of bands, from 1, for red, green and blue, or one for gray; None takes
-            them as the table of this module says.
-        scale: The values that become 0 and 1; needed for all but 8 bits.
+        bands: Numbers of bands, from 1: one for each channel, or one for all; None takes red,
+            green and blue as the table of this module says.
+        scale: The values that become 0 and 1, of all bands or of each; needed for all but 8 bits.
+        channels: Number of channels C.
 
     Attributes:
         path: The file.
@@ -71,10 +75,12 @@ class Raster:
         self,
         path: Path,
         *,
-        bands: tuple[int, ...] | None = None,
-        scale: tuple[float, float] | None = None,
+        bands: Sequence[int] | None = None,
+        scale: Scale | Sequence[Scale] | None = None,
+        channels: int = 3,
     ) -> None:
         self.path = path
+        self.channels = channels
         self._file = _open(path)
         try:
             self.height, self.width = int(self._file.height), int(self._file.width)
@@ -115,7 +121,7 @@ class Raster:
             window: Rows and columns inside the raster.
 
         Returns:
-            (3, h, w) RGB, uint8 or, scaled, float32 in [0, 1]; and (h, w), where it is valid.
+            (C, h, w), uint8 or, scaled, float32 in [0, 1]; and (h, w), where it is valid.
 
         Raises:
             PnaError: The file is damaged.
@@ -140,6 +146,19 @@ class Raster:
             values, valid = self._reduced(list(self.bands), side)
         return self._to_rgb(values, valid)
 
+    def read_values(self, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Read the whole raster at a smaller size, its values as they are stored.
+
+        Args:
+            side: Longer side of the result in pixels, at most.
+
+        Returns:
+            (bands, h, w), and (h, w), where they are valid.
+        """
+        with _naming(self.path):
+            values, valid = self._reduced(list(self.bands), side)
+        return values, valid & np.isfinite(values).all(axis=0)
+
     def _reduced(self, bands: list[int], side: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         share = min(1.0, side / max(self.height, self.width))
         size = (max(1, round(share * self.height)), max(1, round(share * self.width)))
@@ -152,11 +171,11 @@ class Raster:
         if self._palette is not None:
             values = self._palette[values[0]].transpose(2, 0, 1)
         elif self.scale is not None:
-            low, high = self.scale
+            low, high = np.array(self.scale, np.float32).T[..., None, None]  # (bands, 1, 1) each
             # Not a number is nodata, whether the file says so or not.
             valid = valid & np.isfinite(values).all(axis=0)
             values = np.nan_to_num((values.astype(np.float32) - low) / (high - low)).clip(0, 1)
-        return np.broadcast_to(values, (3, *values.shape[1:])), valid
+        return np.broadcast_to(values, (self.channels, *values.shape[1:])), valid
 
     def _check_upright(self) -> None:
         orientation = self._file.tags().get("EXIF_Orientation", "1")
@@ -175,16 +194,23 @@ class Raster:
                 colors[index] = color[:3]
         return colors
 
-    def _choose_bands(self, bands: tuple[int, ...] | None) -> tuple[int, ...]:
+    def _choose_bands(self, bands: Sequence[int] | None) -> tuple[int, ...]:
         count, names = self._file.count, [color.name for color in self._file.colorinterp]
         if bands is not None:
-            if len(bands) not in (1, 3) or not all(1 <= band <= count for band in bands):
+            known = all(1 <= band <= count for band in bands)
+            if len(bands) not in (1, self.channels) or not known:
+                number = f"1 or {self.channels} bands" if self.channels > 1 else "one band"
                 raise PnaError(
-                    f"{self.path}: expected one or three bands from 1 to {count}, got {bands}"
+                    f"{self.path}: expected {number} from 1 to {count}, got {tuple(bands)}"
                 )
             if self._palette is not None:
                 raise PnaError(f"{self.path}: its band is of a palette; leave the bands out")
             return tuple(bands)
+        if self.channels != 3:
+            raise PnaError(
+                f"{self.path}: the model takes {self.channels} channels, and does not say which "
+                "bands they are: name them by bands, on the command line --bands 1,2,..."
+            )
         if {"red", "green", "blue"} <= set(names):
             return tuple(names.index(color) + 1 for color in ("red", "green", "blue"))
         colors = [i for i, name in enumerate(names, 1) if name != "alpha"]
@@ -200,27 +226,28 @@ class Raster:
             "--bands 3,2,1"
         )
 
-    def _choose_scale(self, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _choose_scale(self, scale: Scale | Sequence[Scale] | None) -> tuple[Scale, ...] | None:
         kinds = {self._file.dtypes[band - 1] for band in self.bands}
         if scale is not None:
             if self._palette is not None:
                 raise PnaError(f"{self.path}: its band is of a palette; leave the scale out")
-            low, high = scale
-            if not (np.isfinite(scale).all() and low < high):
+            pairs = np.array(scale, np.float64)
+            pairs = pairs[None] if pairs.ndim == 1 else pairs
+            is_right = pairs.shape in ((1, 2), (len(self.bands), 2)) and np.isfinite(pairs).all()
+            if not (is_right and (pairs[:, 0] < pairs[:, 1]).all()):
                 raise PnaError(
                     "expected a scale of two numbers, the value that becomes 0 and a larger one "
-                    f"that becomes 1; got {scale}"
+                    f"that becomes 1, of all bands or of each; got {scale}"
                 )
-            return float(low), float(high)
+            return tuple((float(low), float(high)) for low, high in pairs)
         if kinds == {"uint8"}:
             return None
         raise PnaError(f"{self.path}: {self._how_to_scale(', '.join(sorted(kinds)))}")
 
     def _how_to_scale(self, kinds: str) -> str:
         """Describe the values, for the user to choose two of them."""
-        with _naming(self.path):
-            values, valid = self._reduced(list(self.bands), _LOOK)
-        values = values[:, valid & np.isfinite(values).all(axis=0)]
+        values, valid = self.read_values(_LOOK)
+        values = values[:, valid]
         asked = (
             "say which values are black and white, scale=(low, high), on the command line "
             "--scale LOW,HIGH"
@@ -236,6 +263,21 @@ class Raster:
         if kinds == "uint16" and high < 4096:
             words += "; they fit into 12 bits, so that may be --scale 0,4095"
         return words
+
+
+def open_bands(path: Path, bands: Sequence[Band]) -> Raster:
+    """Open a raster to read the bands of a model, scaled as the model's bands say.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: It cannot be read, or lacks one of the bands.
+    """
+    return Raster(
+        path,
+        bands=file_numbers(bands),
+        scale=[(band.low, band.high) for band in bands],
+        channels=len(bands),
+    )
 
 
 # Formats that decode from the top: a window far down costs as much as the whole.
@@ -266,6 +308,17 @@ def describe(path: Path) -> Description | None:
             return Description(_has_place(file), int(file.height) * int(file.width))
     except PnaError:
         return None
+
+
+def count_bands(path: Path) -> tuple[int, tuple[str | None, ...], bool]:
+    """Return the number of a file's bands, their names, and whether all are of 8 bits.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: It cannot be read as a raster.
+    """
+    with _open(path) as file:
+        return file.count, file.descriptions, set(file.dtypes) == {"uint8"}
 
 
 def _has_place(file: Any) -> bool:

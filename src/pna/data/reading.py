@@ -4,13 +4,14 @@ Every failure is a `DataError` that names the file. Images and masks alike are t
 orientation of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pna.bands import Band
 from pna.data import images
 from pna.data.errors import DataError
 from pna.errors import PnaError
@@ -36,6 +37,27 @@ def read_image(file: Path) -> NDArray[np.uint8]:
         return images.read_image(file)
     except PnaError as error:
         raise DataError(f"image of a data set: {error}; replace the file") from error
+
+
+def read_band_image(
+    file: Path, bands: Sequence[Band]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read an image of bands, scaled: (C, H, W) float32 in [0, 1], and (H, W), where it has data.
+
+    Without data a pixel is the bands' mean, which the model's normalization turns into zeros.
+
+    Raises:
+        DataError: If the file is missing or damaged, or lacks a band.
+    """
+    from pna.data.raster import open_bands
+
+    try:
+        with open_bands(file, bands) as raster:
+            planes, valid = raster.read((slice(0, raster.height), slice(0, raster.width)))
+    except PnaError as error:
+        raise DataError(f"image of a data set: {error}") from error
+    mean = np.array([band.unit_mean for band in bands], np.float32)[:, None, None]
+    return np.where(valid, planes, mean), valid
 
 
 def read_index_mask(file: Path) -> NDArray[np.integer]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from pna.bands import Band, read_bands
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.config import InferenceSize
@@ -36,6 +37,7 @@ class Description:
         std: Standard deviation per channel that it divides by.
         inference_size: Size that images are to be resized to first, which the graph does not do;
             None keeps their own.
+        bands: The channels of the images; None are RGB, or unknown.
         num_stages: Number n of stages whose logits P0 to Pn the file returns; None where it
             returns the final logits alone.
         origin: Where the network comes from, in words.
@@ -50,6 +52,7 @@ class Description:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     inference_size: InferenceSize | None = None
+    bands: tuple[Band, ...] | None = None
     num_stages: int | None = None
     origin: str = ""
 
@@ -95,7 +98,7 @@ class Description:
             )
         try:
             labels, size = values["labels"], values["size"]
-            resized = values["inference_size"]
+            resized, bands = values["inference_size"], values["bands"]
             found = cls(
                 task=values["task"],
                 inputs=values["inputs"],
@@ -106,6 +109,7 @@ class Description:
                 mean=tuple(values["mean"]),
                 std=tuple(values["std"]),
                 inference_size=None if resized is None else InferenceSize(**resized),
+                bands=None if bands is None else read_bands(bands),
                 num_stages=values["num_stages"],
                 origin=values["origin"],
             )

@@ -103,6 +103,8 @@ def segmentation_graph(
     channels, K = model.mean.shape[0], model.num_classes
     shape = ("batch", "height", "width") if size is None else (1, *size)
     colors = "RGB" if channels == 3 else f"{channels} channels"
+    if model.bands is not None:
+        colors = ", ".join(band.name for band in model.bands)
     outputs = {"logits": f"({shape[0]}, {K}, {shape[1]}, {shape[2]}) float32: arg max is the class"}
     if stages:
         outputs |= {
@@ -122,6 +124,7 @@ def segmentation_graph(
         mean=tuple(model.mean.flatten().tolist()),
         std=tuple(model.std.flatten().tolist()),
         inference_size=model.inference_size,
+        bands=model.bands,
         num_stages=model.num_stages if stages else None,
         origin=model.origin,
     )

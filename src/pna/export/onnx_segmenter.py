@@ -45,6 +45,7 @@ class OnnxSegmenter(BaseSegmenter):
         self.file = file
         self.size = description.size
         self.inference_size = description.inference_size
+        self.bands = description.bands
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """`Predictor`: images in any form, one at a time or a list, to label maps as plain arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -9,7 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pna.data.images import ImageLike, UInt8Array, read_image
+from pna.bands import Band
+from pna.data.images import ImageLike, UInt8Array, read_image, to_picture
+from pna.data.reading import read_band_image
 from pna.errors import PnaError
 from pna.inference.devices import Device, find_device, is_out_of_memory
 from pna.inference.segment import similarity, stage_labels
@@ -33,7 +36,8 @@ class Prediction:
     """The result for one image: plain data on the CPU, which can be pickled.
 
     Attributes:
-        image: (H, W, 3) uint8, the image as it was read: RGB and upright.
+        image: (H, W, 3) uint8, the image as it was read: RGB and upright; a picture of three bands
+            where the model takes others.
         labels: (H, W) uint8, the class of every pixel.
         label_space: Names and colors of the classes.
         stages: Label maps like `labels`, P0 to Pn; empty unless asked for.
@@ -124,8 +128,9 @@ class Predictor:
         Args:
             image: A path, the bytes of a file, a binary file object, a Pillow image, an array
                 (H, W, 3) uint8 RGB (gray and alpha too, see `pna.data.images.read_image`), or a
-                tensor (3, H, W) RGB, uint8 or float in [0, 1]. A list or tuple of them gives a
-                list; its images are run one after the other, so their sizes may differ.
+                tensor (3, H, W) RGB, uint8 or float in [0, 1]. A model of other bands takes a path,
+                which rasterio reads, or a tensor (C, H, W). A list or tuple of them gives a list;
+                its images are run one after the other, so their sizes may differ.
             stages: Also return the label maps of P0 (coarse) to Pn; an ONNX file must hold them.
             similar: A pixel (x, y), from (0, 0) at the top left; also return the weights of its
                 neighborhood at each stage.
@@ -138,7 +143,7 @@ class Predictor:
         """
         if isinstance(image, list | tuple):
             return [self(one, stages=stages, similar=similar, scores=scores) for one in image]
-        batch, array = _read(image)
+        batch, array = _read(image, len(self.model.mean), self.model.bands)
         height, width = array.shape[:2]
         # Windows of coarse stages are larger than tiles, so similarity needs the whole image.
         is_run_whole = self.tiling.tile is None or similar is not None
@@ -181,18 +186,30 @@ class Predictor:
         )
 
 
-def _read(image: ImageLike | Tensor) -> tuple[Tensor, UInt8Array]:
-    """Return a batch of one, (1, 3, H, W) uint8 or float in [0, 1], and the image to show."""
+def _read(
+    image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None
+) -> tuple[Tensor, UInt8Array]:
+    """Return a batch of one, (1, C, H, W) uint8 or float in [0, 1], and the picture to show."""
     if not isinstance(image, Tensor):
-        array = read_image(image)
-        return torch.from_numpy(array).permute(2, 0, 1)[None], array
+        if bands is None and channels == 3:
+            array = read_image(image)
+            return torch.from_numpy(array).permute(2, 0, 1)[None], array
+        if bands is None or not isinstance(image, str | Path):
+            raise PnaError(
+                f"the model takes images of {channels} channels: expected a tensor ({channels}, H, "
+                f"W) in [0, 1]{' or the path of a raster' if bands else ''}, got "
+                f"{type(image).__name__}"
+            )
+        planes, _ = read_band_image(Path(image), bands)
+        return torch.from_numpy(planes)[None], to_picture(planes, bands)
     image = image.detach()
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+    known = (1, 3) if channels == 3 else (channels,)
+    if image.ndim != 3 or image.shape[0] not in known or 0 in image.shape:
         raise PnaError(
-            f"expected a tensor (3, H, W) RGB, got {tuple(image.shape)}; pass a batch as a list "
-            "of its images: list(batch)"
+            f"expected a tensor ({channels}, H, W){' RGB' if channels == 3 else ''}, got "
+            f"{tuple(image.shape)}; pass a batch as a list of its images: list(batch)"
         )
-    image = image.expand(3, -1, -1)  # gray becomes three equal channels, a view
+    image = image.expand(channels, -1, -1)  # gray becomes three equal channels, a view
     shown = image.cpu()
     if image.is_floating_point():
         low, high = (float(value) for value in image.aminmax())
@@ -201,7 +218,8 @@ def _read(image: ImageLike | Tensor) -> tuple[Tensor, UInt8Array]:
                 f"expected a tensor of values in [0, 1], not normalized, got [{low:.3g}, "
                 f"{high:.3g}]; the model normalizes images itself"
             )
-        shown = (shown.float() * 255).round().clamp(0, 255).to(torch.uint8)
     elif image.dtype != torch.uint8:
         raise PnaError(f"expected a tensor of uint8 or of floats in [0, 1], got {image.dtype}")
-    return image[None], np.ascontiguousarray(shown.permute(1, 2, 0).numpy())
+    if shown.is_floating_point():
+        shown = shown.float()  # NumPy has no bfloat16
+    return image[None], to_picture(shown.numpy(), bands)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
+from pna.bands import Band, read_bands
 from pna.errors import PnaError
 from pna.model.pna.config import PNAConfig
 
@@ -79,6 +80,8 @@ class ModelOptions:
             repeats the edge, "mean" continues with the mean color (zeros after normalization),
             "none" leaves images as they are and rounds the sizes of levels up.
         inference_size: Size that `Predictor` and `evaluate` resize images to; their own by default.
+        bands: The channels of images that are not red, green and blue, 1 to 20; or their number,
+            where nothing else is known of them.
 
     Raises:
         PnaError: A value is out of its range.
@@ -101,8 +104,11 @@ class ModelOptions:
     fuse_kernel: Literal[1, 3] | None = None
     padding: Padding | None = None
     inference_size: InferenceSize | None = None
+    bands: tuple[Band, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.bands is not None:
+            object.__setattr__(self, "bands", read_bands(self.bands))
         # JSON and YAML have lists only. Tuples can be hashed and compared with the defaults.
         for name in ("multi_grid", "rates", "pool_window"):
             if isinstance(value := getattr(self, name), list):
@@ -203,6 +209,7 @@ class CascadeConfig:
         normalization: Where mean and standard deviation come from, in words.
         freeze: Whether the wrapped network is fixed.
         pna: Options of the refinement; None leaves the network unrefined.
+        bands: The channels of its images; None are red, green and blue, or unknown.
     """
 
     source: SourceConfig | None
@@ -213,6 +220,7 @@ class CascadeConfig:
     normalization: str
     freeze: bool
     pna: PNAConfig | None
+    bands: tuple[Band, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -232,6 +240,7 @@ class CascadeConfig:
             | {
                 "features": tuple(values["features"]),
                 "source": None if source is None else read_fields(SourceConfig, source),
+                "bands": None if values["bands"] is None else read_bands(values["bands"]),
                 "pna": _read_pna(values["pna"]),
             }
         )

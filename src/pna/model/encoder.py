@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pna.bands import Band
 from pna.errors import PnaError, WeightsError
 from pna.model.same_padding import fix_same_padding
 from pna.model.weights import load_packaged_weights, package_for
@@ -24,6 +25,7 @@ _FREE_SIZE_ARGS: tuple[dict[str, bool], ...] = (
     {},  # convolutional networks take any size as they are
 )
 _OPTIONS = {  # timm's name, ours
+    "in_chans": "bands",
     "output_stride": "output_stride",
     "drop_path_rate": "drop_path",
     "always_partition": "dense_swin",
@@ -48,8 +50,9 @@ class TimmEncoder(nn.Module):
         name: timm's name.
         channels: Channels of each level, fine to coarse.
         strides: Image pixels per cell of each level, ascending; neighbors may be equal.
-        mean: Mean per RGB channel of the images it was trained on, for values in [0, 1].
-        std: Standard deviation per RGB channel, likewise.
+        mean: Mean per channel of the images it was trained on, for values in [0, 1]; RGB, or its
+            bands.
+        std: Standard deviation per channel, likewise.
         divisor: Heights and widths of images must be multiples of this: the coarsest stride, or 1
             with `any_size`.
 
@@ -58,10 +61,17 @@ class TimmEncoder(nn.Module):
         body: A timm model of `features_only=True`.
         level_norms: Whether each level gets a layer norm of its own.
         any_size: Take images of any size; the sizes of levels are rounded up.
+        bands: The channels of the images; None are RGB.
     """
 
     def __init__(
-        self, name: str, body: nn.Module, *, level_norms: bool = False, any_size: bool = False
+        self,
+        name: str,
+        body: nn.Module,
+        *,
+        level_norms: bool = False,
+        any_size: bool = False,
+        bands: Sequence[Band] | None = None,
     ) -> None:
         super().__init__()
         info: Any = body.feature_info
@@ -75,6 +85,9 @@ class TimmEncoder(nn.Module):
         self.strides = tuple(strides[i] for i in self._levels)
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
+        if bands is not None:
+            self.mean = tuple(band.unit_mean for band in bands)
+            self.std = tuple(band.unit_std for band in bands)
         self.divisor = 1 if any_size else max(self.strides)
         self.body = body
         self.norms = nn.ModuleList(map(nn.LayerNorm, self.channels)) if level_norms else None
@@ -83,7 +96,7 @@ class TimmEncoder(nn.Module):
         """Return the feature maps of a batch.
 
         Args:
-            images: (B, 3, H, W), normalized with `mean` and `std`; H and W multiples of
+            images: (B, C, H, W), normalized with `mean` and `std`; H and W multiples of
                 `divisor`.
 
         Returns:
@@ -118,6 +131,7 @@ def create_encoder(
     drop_path: float = 0.0,
     dense_swin: bool = False,
     any_size: bool = False,
+    bands: Sequence[Band] | None = None,
 ) -> TimmEncoder:
     """Build a timm backbone as an encoder.
 
@@ -137,6 +151,8 @@ def create_encoder(
             (`pna.model.dense_swin`).
         any_size: Take images of any size, such as 300x375, whose levels then have 75x94, 38x47,
             19x24 and 10x12 cells: for ResNets and the dense Swin, whose layers round up.
+        bands: The channels of the images; None are RGB. Pretrained weights of the first layer are
+            repeated over them and scaled, as timm does it.
 
     Raises:
         PnaError: The name is unknown, or the backbone does not support an option.
@@ -160,6 +176,8 @@ def create_encoder(
         options["drop_path_rate"] = drop_path
     if dense_swin:
         options["always_partition"] = True
+    if bands is not None:
+        options["in_chans"] = len(bands)
     body, options = _build(name, options)
     # A package first: it needs no network, and its file is checked by its checksum.
     if weights is not None and not load_packaged_weights(body, name):
@@ -177,7 +195,7 @@ def create_encoder(
 
         if not make_dense(body):
             raise PnaError(f"dense_swin is for Swin, got encoder {name!r}; leave it out")
-    encoder = TimmEncoder(name, body, level_norms=dense_swin, any_size=any_size)
+    encoder = TimmEncoder(name, body, level_norms=dense_swin, any_size=any_size, bands=bands)
     _check_features(encoder, output_stride)
     return encoder
 
@@ -299,7 +317,7 @@ def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
     was_training = encoder.training
     encoder.eval()  # zeros must not enter the statistics of batch norm
     try:
-        features = encoder(torch.zeros(1, 3, height, width, device=device))
+        features = encoder(torch.zeros(1, len(encoder.mean), height, width, device=device))
     except _BUILD_ERRORS as error:
         raise PnaError(
             f"encoder {encoder.name!r} does not take images of any size: it failed at "

@@ -192,9 +192,11 @@ def _parse(
     labels = LabelSpace.from_dict(description["labels"])
     if known == {"cascade"}:
         return CascadeConfig.from_dict(description["cascade"]), labels, normalization
-    if len(normalization["mean"]) != 3:
-        raise PnaError(f"expected a normalization of 3 channels, got {normalization}")
     config = ModelConfig.from_dict(description["model"])
+    bands = config.options.bands
+    channels = 3 if bands is None else len(bands)
+    if len(normalization["mean"]) != channels:
+        raise PnaError(f"expected a normalization of {channels} channels, got {normalization}")
     find_preset(config.preset, presets)  # an unknown one is the file's matter
     return config, labels, normalization
 
@@ -230,6 +232,6 @@ def _rebuild(
         )
     model = find_preset(config.preset, presets).build(config, labels, None)
     # The file's values, not those of the encoder's record: timm may correct its records.
-    model.mean.copy_(torch.tensor(mean).view(3, 1, 1))
-    model.std.copy_(torch.tensor(std).view(3, 1, 1))
+    model.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
+    model.std.copy_(torch.tensor(std).view(-1, 1, 1))
     return model

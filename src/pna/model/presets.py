@@ -239,6 +239,7 @@ def build_encoder(config: ModelConfig, weights: EncoderWeights | None) -> TimmEn
         multi_grid=options.multi_grid,
         drop_path=options.drop_path or 0.0,
         dense_swin=bool(options.dense_swin),
+        bands=options.bands,
         any_size=options.padding == "none",
     )
 
@@ -292,7 +293,12 @@ def assemble(
     """
     num_classes, options = labels.num_classes, config.options
     if refiner is None and config.pna is not None:
-        refiner = PNAHead(channels or encoder.channels, num_classes, config.pna)
+        refiner = PNAHead(
+            channels or encoder.channels,
+            num_classes,
+            config.pna,
+            image_channels=len(encoder.mean),
+        )
     auxiliary = None
     if options.aux:
         # The field's auxiliary head, on stride 16 of a plain encoder (as in PSPNet).

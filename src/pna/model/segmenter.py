@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pna.bands import Band
 from pna.errors import PnaError
 from pna.labels import LabelSpace
 from pna.model.config import CascadeConfig, InferenceSize, ModelConfig
@@ -94,6 +95,7 @@ class BaseSegmenter(nn.Module, ABC):
             "mean" continues with the mean color.
         inference_size: Size that `Predictor` and `evaluate` resize images to; None keeps their own.
             `forward` never resizes.
+        bands: The channels of the images; None are red, green and blue, or unknown.
     """
 
     mean: Tensor
@@ -102,6 +104,7 @@ class BaseSegmenter(nn.Module, ABC):
     config: ModelConfig | CascadeConfig | None
     padding: Literal["replicate", "mean"] = "replicate"
     inference_size: InferenceSize | None = None
+    bands: tuple[Band, ...] | None = None
 
     def __init__(self, labels: LabelSpace, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -315,6 +318,7 @@ class Segmenter(BaseSegmenter):
         self.refiner = refiner
         self.auxiliary = auxiliary
         self.config = config
+        self.bands = None if config is None else config.options.bands
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -151,6 +151,15 @@ def rename_keys(state: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str,
     return renamed
 
 
+def _adapt_first_layer(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Bring the weights of the first convolution from RGB to the channels of the model."""
+    from timm.models import adapt_input_conv
+
+    stem: Any = model.conv_stem
+    key = "conv_stem.weight"
+    state[key] = adapt_input_conv(stem.in_channels, state[key])
+
+
 def load_packaged_weights(model: nn.Module, name: str) -> bool:
     """Load the weights of an installed package into a timm model.
 
@@ -172,6 +181,7 @@ def load_packaged_weights(model: nn.Module, name: str) -> bool:
     stages: Any = model.blocks
     renamed = rename_keys(state, [len(stage) for stage in stages])
     missing_parts = [part for part in _HEAD if not hasattr(model, part)]
+    _adapt_first_layer(model, renamed)
     model.load_state_dict(
         {key: value for key, value in renamed.items() if key.split(".")[0] not in missing_parts}
     )

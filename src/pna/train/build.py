@@ -2,12 +2,14 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from pna.bands import Band, read_band_file
 from pna.data import (
     Augmented,
     Batch,
@@ -55,6 +57,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         masks=data.masks,
         ratio=data.ratio,
         ignore=data.ignore,
+        bands=None if data.bands is None else read_band_file(data.bands),
     )
     if use == "train" and data.limit is not None:
         dataset = dataset.subset(range(min(data.limit, len(dataset))))
@@ -131,6 +134,7 @@ def create_network(
     settings: ModelSection,
     labels: LabelSpace,
     *,
+    bands: Sequence[Band] | None = None,
     pretrained: bool = True,
     presets: Mapping[str, Preset] = PRESETS,
 ) -> BaseSegmenter:
@@ -139,6 +143,7 @@ def create_network(
     Args:
         settings: The recipe's section.
         labels: The data set's classes.
+        bands: The channels of its images; None are RGB.
         pretrained: False builds it without pretrained weights even if the recipe asks for them
             (they are about to be replaced).
         presets: Where the recipe's preset is looked up.
@@ -151,7 +156,7 @@ def create_network(
     weights = settings.encoder_weights if pretrained and settings.init_from is None else None
     if settings.cascade is not None:
         file = settings.cascade.weights if pretrained else None
-        return _create_cascade(settings.cascade, settings.pna, labels, weights, file)
+        return _create_cascade(settings.cascade, settings.pna, labels, bands, weights, file)
     assert settings.preset is not None
     return create_model(
         settings.preset,
@@ -159,7 +164,7 @@ def create_network(
         encoder=settings.encoder,
         encoder_weights=weights,
         pna=settings.pna,
-        options=settings.options,
+        options=replace(settings.options, bands=None if bands is None else tuple(bands)),
         presets=presets,
     )
 
@@ -168,6 +173,7 @@ def _create_cascade(
     section: CascadeSection,
     pna: PNAConfig | None,
     labels: LabelSpace,
+    bands: Sequence[Band] | None,
     encoder_weights: EncoderWeights | None,
     file: str | None,
 ) -> Cascade:
@@ -191,6 +197,7 @@ def _create_cascade(
         freeze=section.freeze,
         labels=labels,
         source=source,
+        bands=bands,
     )
 
 
@@ -239,7 +246,9 @@ def init_from(
     if saved.labels.classes != model.labels.classes:
         # Such a network for one class more shows which tensors depend on the classes.
         labels = generic(model.num_classes + 1)
-        other = create_network(settings, labels, pretrained=False, presets=presets).state_dict()
+        other = create_network(
+            settings, labels, bands=model.bands, pretrained=False, presets=presets
+        ).state_dict()
         taken -= {key for key in taken if other[key].shape != new[key].shape}
     # Heads may start anew; another encoder would be no start at all.
     missing = sorted(model.encoder_parameters() - taken)

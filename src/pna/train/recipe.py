@@ -139,6 +139,8 @@ class ModelSection(Section):
                 "encoder and options are a preset's, got them for a cascade; its network takes "
                 "model.cascade.options instead"
             )
+        if self.options.bands is not None:
+            raise PnaError("options.bands: the data say which bands there are; set data.bands")
         if self.cascade is not None and self.cascade.freeze and self.pna is None:
             raise PnaError("expected something to train, got cascade.freeze and no refinement")
         return self
@@ -182,6 +184,9 @@ class DataSection(Section):
     """Only for `folder`: file of the stems to train on, one a line, instead of `train_split`."""
     val_list: str | None = None
     """Only for `folder`: the same for evaluation, instead of `val_split`."""
+    bands: str | None = None
+    """Only for `folder`: JSON file of the channels of its images, as `pna data bands` writes it;
+    none: red, green and blue."""
     crop: tuple[Positive, Positive] = (512, 512)
     """Height and width of a training crop, in pixels."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
@@ -207,6 +212,8 @@ class DataSection(Section):
             raise PnaError("expected base_size or short_sides, got both: remove one")
         if self.scale[0] > self.scale[1]:
             raise PnaError(f"expected scale as [low, high], got {list(self.scale)}: swap them")
+        if self.bands is not None and self.jitter:
+            raise PnaError("colors are jittered in RGB alone: for bands set data.jitter to false")
         return self
 
 

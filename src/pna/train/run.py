@@ -84,7 +84,13 @@ def train(
     if accelerator.is_main_process:
         warn_of_labels(train_set)
     # On a resume all weights come from the checkpoint.
-    model = create_network(recipe.model, train_set.labels, pretrained=not resume, presets=presets)
+    model = create_network(
+        recipe.model,
+        train_set.labels,
+        bands=train_set.bands,
+        pretrained=not resume,
+        presets=presets,
+    )
     if recipe.model.init_from is not None and not resume:
         message = init_from(model, recipe.model.init_from, recipe.model, presets=presets)
         if accelerator.is_main_process:

@@ -98,7 +98,7 @@ def _measure(
     model: BaseSegmenter, device: torch.device, size: tuple[int, int]
 ) -> tuple[float, float]:
     """Return the bytes that the network takes for a pixel, and those that are taken before."""
-    images = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    images = torch.zeros(1, len(model.mean), *size, dtype=torch.uint8)
     small = images if isinstance(model, OnnxSegmenter) else images[..., :64, :64]
 
     def run(images: Tensor = images) -> None:

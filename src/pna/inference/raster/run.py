@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pna.bands import file_numbers
 from pna.data.images import UInt8Array
-from pna.data.raster import Raster
+from pna.data.raster import Raster, Scale
 from pna.errors import PnaError
 from pna.inference import segment
 from pna.inference.devices import Device, find_device
@@ -87,8 +88,8 @@ def segment_raster(
     device: Device | None = None,
     memory: int | str = "2GB",
     tiling: TilingConfig = WHOLE,
-    bands: tuple[int, ...] | None = None,
-    scale: tuple[float, float] | None = None,
+    bands: Sequence[int] | None = None,
+    scale: Scale | Sequence[Scale] | None = None,
     scores: bool = False,
     polygons: str | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -108,7 +109,7 @@ def segment_raster(
         memory: What the process may take, such as "2GB", or bytes; on a GPU, what it may take
             there. Tile and block are chosen by it.
         tiling: Overlap and flip; and a tile, if it is to have a certain size.
-        bands: See `pna.data.raster.Raster`.
+        bands: See `pna.data.raster.Raster`; by default those of the model, if it names its own.
         scale: Likewise.
         scores: Also write NAME_scores.tif, a band for each class, probabilities in 255ths.
         polygons: "gpkg" or "geojson" also writes NAME_labels.gpkg or .geojson.
@@ -138,9 +139,10 @@ def segment_raster(
     limit = parse_memory(memory) if isinstance(memory, str) else memory
     target = find_device(device)
     model = model.to(target).eval()
+    open_raster = partial(open_for, model, bands=bands, scale=scale)
     with ExitStack() as stack:
         stack.enter_context(small_cache())
-        raster = stack.enter_context(Raster(path, bands=bands, scale=scale))
+        raster = stack.enter_context(open_raster(path))
         folder, stat = out / f".{path.stem}-parts", path.stat()
         run = {
             "raster": [str(path.resolve()), stat.st_size, stat.st_mtime_ns],
@@ -161,7 +163,7 @@ def segment_raster(
         if missing and not raster.is_random_access:
             if not (copy := folder / "image.tif").exists():
                 tiled_copy(path, copy)
-            source = stack.enter_context(Raster(copy, bands=bands, scale=scale))
+            source = stack.enter_context(open_raster(copy))
         own = TilingConfig(tile=parts.tile, overlap=tiling.overlap, flip=tiling.flip)
 
         def report_progress(done: int, seconds_left: float | None) -> None:
@@ -194,6 +196,31 @@ def segment_raster(
         num_polygons=num_polygons,
         seconds=time.perf_counter() - begin,
     )
+
+
+def open_for(
+    model: BaseSegmenter,
+    path: Path,
+    *,
+    bands: Sequence[int] | None = None,
+    scale: Scale | Sequence[Scale] | None = None,
+) -> Raster:
+    """Open a raster to read what a model takes.
+
+    Args:
+        model: The model.
+        path: The file.
+        bands: Numbers of bands; None takes those that the model names, or RGB.
+        scale: Values that become 0 and 1; None takes the model's, or is for 8 bits.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: It cannot be read, or it has to be said how.
+    """
+    if model.bands is not None:
+        bands = file_numbers(model.bands) if bands is None else bands
+        scale = [(band.low, band.high) for band in model.bands] if scale is None else scale
+    return Raster(path, bands=bands, scale=scale, channels=len(model.mean))
 
 
 def _compute(
@@ -245,8 +272,8 @@ def _segment(
 
 
 def _fill(model: BaseSegmenter, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Tensor:
-    """Return (1, 3, h, w); where there is no data, the mean color, which the network sees as 0."""
-    mean = model.mean.cpu().numpy()  # (3, 1, 1)
+    """Return (1, C, h, w); where there is no data, the mean color, which the network sees as 0."""
+    mean = model.mean.cpu().numpy()  # (C, 1, 1)
     if image.dtype == np.uint8:
         mean = (255 * mean).round().astype(np.uint8)
     return torch.from_numpy(np.where(valid, image, mean).astype(image.dtype, copy=False))[None]

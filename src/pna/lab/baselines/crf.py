@@ -73,7 +73,13 @@ def _(logits: Tensor, images: Tensor) -> Tensor:
 def build_fcn_crf(
     config: ModelConfig, labels: LabelSpace, weights: EncoderWeights | None
 ) -> Segmenter:
-    """Build an FCN refined by the dense CRF."""
+    """Build an FCN refined by the dense CRF.
+
+    Raises:
+        PnaError: The images are of other bands than RGB, whose distance in color has no measure.
+    """
+    if config.options.bands is not None:
+        raise PnaError("the dense CRF compares colors: it takes RGB, got options.bands")
     allow_head_options(config)
     encoder = build_encoder(config, weights)
     coarse = FCNHead(encoder.channels, labels.num_classes, **coarse_width(config))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pna.bands import Band, read_bands
 from pna.errors import PnaError
 from pna.labels import LabelSpace, choose_labels
 from pna.model.cascade.inputs import floating_point_like, noise
@@ -85,6 +86,7 @@ class Cascade(BaseSegmenter):
         self.refiner = refiner
         self.config = config
         self.freeze = config.freeze
+        self.bands = config.bands
         self.features_from = tuple(str(level.place) for level in plan.features)
         self.coarse_from = None if plan.coarse is None else str(plan.coarse)
         self.coarse_stride = plan.coarse_stride
@@ -188,6 +190,7 @@ def cascade(
     labels: LabelSpace | None = None,
     divisor: int | None = None,
     source: SourceConfig | None = None,
+    bands: Sequence[Band] | None = None,
 ) -> Cascade:
     """Wrap a segmentation network, and refine its prediction by PNA.
 
@@ -220,6 +223,8 @@ def cascade(
         divisor: Number of pixels that the sides of images must be multiples of; found by default.
         source: The library and name that the network was built by; `pna.load` then builds it. It
             is built once here, to see that the weights fit.
+        bands: The channels of its images, where they are not red, green and blue. Their statistics
+            are the normalization, unless `normalize` is given.
 
     Returns:
         The cascade: (B, C, H, W) in [0, 1] of any size in, logits (B, K, H, W) out. Its `origin`,
@@ -269,7 +274,16 @@ def cascade(
                 "network.requires_grad_(True) first, or pass freeze=True"
             )
     images = noise(network, 1, (plan.smallest, plan.smallest))  # (1, C, h, w)
+    if bands is not None:
+        bands = read_bands(bands)
+        if normalize == "auto":
+            normalize = tuple(b.unit_mean for b in bands), tuple(b.unit_std for b in bands)
     normalization = read_normalization(network, normalize, images, source=source)
+    if bands is not None and len(bands) != images.shape[1]:
+        raise PnaError(
+            f"{type(network).__name__} takes images of {images.shape[1]} channels, got "
+            f"{len(bands)} bands"
+        )
     config = CascadeConfig(
         source=source,
         module=type(network).__name__,
@@ -279,6 +293,7 @@ def cascade(
         normalization=normalization.origin,
         freeze=freeze,
         pna=pna,
+        bands=bands,
     )
     if source is not None:
         _check_source(network, source, num_classes)
