@@ -62,5 +62,5 @@ $(VENV)-minimum/.dev: pyproject.toml .ci/minimum.py
 	$(PYTHON) -m venv $(VENV)-minimum
 	$(PYTHON) .ci/minimum.py > $(VENV)-minimum/constraints.txt
 	$(VENV)-minimum/bin/python -m pip install -q -c $(VENV)-minimum/constraints.txt \
-		-e '.[train,mat,weights,geo]' pytest pytest-timeout pytest-xdist hypothesis torchmetrics
+		-e '.[train,mat,weights,geo,video]' pytest pytest-timeout pytest-xdist hypothesis torchmetrics
 	touch $@

@@ -6,7 +6,7 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
-wanted = [*extras["train"], *extras["mat"], *extras["geo"]]
+wanted = [*extras["train"], *extras["mat"], *extras["geo"], *extras["video"]]
 for requirement in [*project["dependencies"], *wanted]:
     name, version = re.match(r"([\w.-]+)>=([\w.]+)", requirement).groups()
     print(f"{name}=={version}")

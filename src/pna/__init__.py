@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pna.inference.raster.run import RasterReport, segment_raster
     from pna.inference.tiling import TilingConfig
     from pna.inference.upsample import upsample
+    from pna.inference.video.run import VideoReport, segment_video
     from pna.labels import IGNORE_INDEX, LabelSpace
     from pna.model import loading as checkpoints
     from pna.model.cascade import Cascade, cascade
@@ -47,6 +48,7 @@ _HOMES = {
     "Segmenter": "pna.model.segmenter",
     "SegmenterOutput": "pna.model.segmenter",
     "TilingConfig": "pna.inference.tiling",
+    "VideoReport": "pna.inference.video.run",
     "cascade": "pna.model.cascade",
     "create_model": "pna.model.presets",
     "export_model": "pna.export.write",
@@ -54,6 +56,7 @@ _HOMES = {
     "guided_filter": "pna.refinement.guided_filter",
     "load": "pna.model.loading",
     "segment_raster": "pna.inference.raster.run",
+    "segment_video": "pna.inference.video.run",
     "segmentation_loss": "pna.train.losses",
     "upsample": "pna.inference.upsample",
 }
@@ -76,6 +79,7 @@ __all__ = [
     "Segmenter",
     "SegmenterOutput",
     "TilingConfig",
+    "VideoReport",
     "cascade",
     "checkpoints",
     "create_model",
@@ -86,6 +90,7 @@ __all__ = [
     "metrics",
     "ops",
     "segment_raster",
+    "segment_video",
     "segmentation_loss",
     "upsample",
 ]

@@ -8,10 +8,12 @@ from pna.errors import PnaError
 EXTRAS = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "geo": ("rasterio", "fiona", "psutil"),
+    "ray": ("ray", "pyarrow"),
+    "video": ("av",),
 }
 """Packages that `pip install "pna[NAME]"` brings, by the extra's name."""
 
-_PURPOSES = {"export": "ONNX files", "geo": "rasters"}
+_PURPOSES = {"export": "ONNX files", "geo": "rasters", "ray": "clusters", "video": "videos"}
 
 
 def require(name: str) -> ModuleType:

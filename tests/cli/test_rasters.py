@@ -121,9 +121,3 @@ def test_without_rasterio(run, tmp_path, monkeypatch, capsys):
     assert run(path) == 0
     assert "without its place on the earth: pip install" in capsys.readouterr().err
     assert names(tmp_path / "out") == ["scene_labels.png", "scene_overlay.png"]
-
-
-def test_durations():
-    assert rasters._duration(5) == "5 s"
-    assert rasters._duration(65) == "1 min 5 s"
-    assert rasters._duration(7300) == "2 h 1 min"

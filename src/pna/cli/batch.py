@@ -82,8 +82,14 @@ def check_names(
             )
 
 
-def find_images(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def find_images(
+    paths: Sequence[str], suffixes: Sequence[str] | None = None
+) -> tuple[list[Path], list[Path]]:
     """Resolve files, folders and patterns into images.
+
+    Args:
+        paths: Files of any ending, folders and patterns.
+        suffixes: Endings of the files wanted of folders and patterns; None takes those of images.
 
     Returns:
         The images, each one once, in the order given; and the files of folders and patterns that
@@ -95,7 +101,7 @@ def find_images(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
     found: dict[Path, Path] = {}  # by the resolved path: a file named twice is taken once
     skipped: dict[Path, Path] = {}
     for text in paths:
-        images, others = expand(text)
+        images, others = expand(text, suffixes=suffixes)
         found |= {path.resolve(): path for path in images if path.resolve() not in found}
         skipped |= {path.resolve(): path for path in others}
     # A file that is named itself is read, though a folder that holds it leaves it out.

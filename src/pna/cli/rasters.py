@@ -1,9 +1,7 @@
-"""Rasters on the command line: which files they are, their options, progress and results."""
+"""Rasters on the command line: which files they are, their options and results."""
 
 import argparse
 import importlib.util
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
-    from pna.inference.raster.run import Progress, RasterReport
+    from pna.inference.raster.run import RasterReport
     from pna.model.segmenter import BaseSegmenter
 
 _SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
@@ -93,42 +91,6 @@ def _has_place_tags(path: Path) -> bool:
             return any(tag in tags for tag in _PLACE_TAGS)
     except Exception:  # a damaged file is reported by whoever reads it
         return False
-
-
-class ProgressLine:
-    """One line on standard error: rewritten on a terminal, else a new one from time to time.
-
-    Args:
-        name: What is worked on.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._is_terminal = sys.stderr.isatty()
-        self._last = -60.0
-
-    def __call__(self, progress: "Progress") -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        if not self._is_terminal and now - self._last < 30:
-            return
-        self._last = now
-        text = f"{self._name}: {progress.done} of {progress.total} blocks"
-        if progress.seconds_left is not None:
-            text += f", {_duration(progress.seconds_left)} left"
-        if self._is_terminal:
-            is_last = progress.done == progress.total
-            print(f"\r\x1b[K{text}", end="\n" if is_last else "", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def write_preview(

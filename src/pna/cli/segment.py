@@ -1,19 +1,28 @@
-"""`pna segment`: label maps and overlays of images, folders and patterns."""
+"""`pna segment`: label maps and overlays of images, rasters and videos."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pna.cli.batch import check_names, find_images, report_left_out, run_each
+from pna.cli.cluster import add_cluster_arguments, check_cluster_arguments, run_on_cluster
 from pna.cli.options import add_device_argument, add_tiling_arguments, load_model, tiling_of
+from pna.cli.progress import ProgressLine
 from pna.cli.rasters import (
-    ProgressLine,
     add_raster_arguments,
     describe_report,
     is_raster,
     raster_options,
     refuse_with_rasters,
     write_preview,
+)
+from pna.cli.videos import (
+    VIDEO_SUFFIXES,
+    add_video_arguments,
+    check_video_options,
+    describe_clip,
+    is_video,
+    segment_clip,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +34,8 @@ examples:
   pna segment photos/ --model voc-lite --stages --similar 318,170 -o out
   pna segment 'tiles/*.png' --model runs/own/model --tile 1024,1024 -o out
   pna segment scene.tif --model runs/own/model --memory 4GB --polygons gpkg -o out
+  pna segment clip.mp4 --smooth 0.8 -o out
+  pna segment list.txt --model /shared/model --engine ray --address auto -o /shared/out
 """
 
 
@@ -35,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="images, folders (without the folders inside) or quoted patterns such as "
+        help="images, videos, folders (without the folders inside) or quoted patterns such as "
         "'photos/*.jpg'",
     )
     parser.add_argument(
@@ -66,18 +77,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
     add_tiling_arguments(parser)
     add_raster_arguments(parser)
+    add_video_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment the images; 0 if all went well, 1 if some could not be segmented."""
+    """Segment the files; 0 if all went well, 1 if some could not be segmented."""
+    check_cluster_arguments(args)
+    return _run_here(args) if args.engine is None else run_on_cluster(args)
+
+
+def _run_here(args: argparse.Namespace) -> int:
+    from pna.data.pairs import IMAGE_SUFFIXES
     from pna.inference.predictor import ImageTooLargeError, Predictor
     from pna.inference.raster.run import segment_raster
 
     # All names are checked before the model is read: hours later an overwrite would be too late.
-    images, skipped = find_images(args.paths)
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    paths, skipped = find_images(args.paths, suffixes)
+    videos = [path for path in paths if is_video(path)]
+    images = [path for path in paths if not is_video(path)]
     check_names(images, args.out, endings=("_labels.png",), verb="segment", noun="image")
-    report_left_out(skipped)
+    check_names(videos, args.out, endings=("_overlay.mp4",), verb="segment", noun="video")
+    report_left_out(skipped, suffixes)
     tiling, options = tiling_of(args), raster_options(args)
+    check_video_options(args, videos)
     rasters = set(images) if options else {path for path in images if is_raster(path)}
     if rasters:
         refuse_with_rasters(args)
@@ -85,20 +109,25 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def segment_large(path: Path) -> str:
-        report = segment_raster(
-            predictor.model,
-            path,
-            args.out,
-            device=args.device,
-            tiling=tiling,
-            scores=args.scores,
-            progress=ProgressLine(path.name),
-            **options,
-        )
+        with ProgressLine(path.name, "blocks") as progress:
+            report = segment_raster(
+                predictor.model,
+                path,
+                args.out,
+                device=args.device,
+                tiling=tiling,
+                scores=args.scores,
+                progress=progress,
+                **options,
+            )
         write_preview(report, path, predictor.model, args.bands, args.scale)
         return describe_report(report)
 
     def segment(path: Path) -> str:
+        if is_video(path):
+            smooth = args.smooth or 0.0
+            report = segment_clip(predictor, path, args.out, smooth=smooth, frames=args.frames)
+            return describe_clip(report)
         if path in rasters:
             return segment_large(path)
         prediction = predictor(path, stages=args.stages, similar=args.similar, scores=args.scores)
@@ -109,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
         is_large = isinstance(error, ImageTooLargeError) and args.similar is None
         return "; on the command line: --tile 512,512" if is_large else ""
 
-    return run_each(images, segment, noun="images", debug=args.debug, hint=hint)
+    noun = "files" if videos else "images"
+    return run_each(paths, segment, noun=noun, debug=args.debug, hint=hint)
 
 
 def write_results(
@@ -123,10 +153,7 @@ def write_results(
         stem: Beginning of the files' names.
         point: The pixel (x, y) of the prediction's similarity.
     """
-    import numpy as np
-
     from pna.draw import overlay, save_labels, similarity_figure, strip, write_image
-    from pna.files import write_atomically
 
     image, space = prediction.image, prediction.label_space
     save_labels(prediction.labels, space, out / f"{stem}_labels.png")
@@ -139,13 +166,7 @@ def write_results(
         figure = similarity_figure(image, point, prediction.similarity)
         write_image(figure, out / f"{stem}_similar.png")
     if prediction.scores is not None:
-        # Three digits are enough for a probability, at half the size.
-        scores, classes = prediction.scores.astype(np.float16), np.array(space.classes)
-
-        def save(beside: Path) -> None:
-            np.savez_compressed(beside, scores=scores, classes=classes)
-
-        write_atomically(out / f"{stem}_scores.npz", save)
+        prediction.save_scores(out / f"{stem}_scores.npz")
 
 
 def describe(prediction: "Prediction") -> str:

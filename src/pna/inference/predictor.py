@@ -14,6 +14,7 @@ from pna.bands import Band
 from pna.data.images import ImageLike, UInt8Array, read_image, to_picture
 from pna.data.reading import read_band_image
 from pna.errors import PnaError
+from pna.files import write_atomically
 from pna.inference.devices import Device, find_device, is_out_of_memory
 from pna.inference.segment import similarity, stage_labels
 from pna.inference.tiling import WHOLE, TilingConfig
@@ -52,6 +53,23 @@ class Prediction:
     stages: list[UInt8Array]
     scores: npt.NDArray[np.float32] | None
     similarity: list[StageSimilarity] | None
+
+    def save_scores(self, path: str | Path) -> None:
+        """Write the probabilities: an .npz of `scores`, float16, and `classes`, their names.
+
+        Three digits are enough for a probability, at half the size.
+
+        Raises:
+            PnaError: They were not asked for.
+        """
+        if self.scores is None:
+            raise PnaError("there are no scores: ask for them, predictor(image, scores=True)")
+        scores, classes = self.scores.astype(np.float16), np.array(self.label_space.classes)
+
+        def save(beside: Path) -> None:
+            np.savez_compressed(beside, allow_pickle=False, scores=scores, classes=classes)
+
+        write_atomically(Path(path), save)
 
 
 class Predictor:

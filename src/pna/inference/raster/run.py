@@ -20,6 +20,7 @@ from pna.data.raster import Raster, Scale
 from pna.errors import PnaError
 from pna.inference import segment
 from pna.inference.devices import Device, find_device
+from pna.inference.progress import Pace, Progress
 from pna.inference.raster.blocks import Block, plan_blocks
 from pna.inference.raster.memory import parse_memory, plan_memory
 from pna.inference.raster.parts import Parts, fingerprint
@@ -34,21 +35,6 @@ from pna.inference.raster.write import (
 from pna.inference.tiling import WHOLE, TilingConfig
 from pna.labels import IGNORE_INDEX
 from pna.model.segmenter import BaseSegmenter
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done: Finished blocks, with those of an earlier run.
-        total: All blocks.
-        seconds_left: By the pace of this run; None before its first block is done.
-    """
-
-    done: int
-    total: int
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -166,10 +152,12 @@ def segment_raster(
             source = stack.enter_context(open_raster(copy))
         own = TilingConfig(tile=parts.tile, overlap=tiling.overlap, flip=tiling.flip)
 
-        def report_progress(done: int, seconds_left: float | None) -> None:
-            progress(Progress(len(blocks) - len(missing) + done, len(blocks), seconds_left))
-
-        _compute(model, source, missing, parts, own, scores, report_progress)
+        pace = Pace(len(blocks), found=len(blocks) - len(missing))
+        progress(pace.after(0))
+        for done, block in enumerate(missing, start=1):
+            # Kept as soon as it is done: a run that is killed goes on after it.
+            parts.write(block, *_segment(model, source, block, own, scores))
+            progress(pace.after(done))
         names = model.labels
         label_file, score_file = out / f"{path.stem}_labels.tif", out / f"{path.stem}_scores.tif"
         pixels = write_labels(
@@ -221,24 +209,6 @@ def open_for(
         bands = file_numbers(model.bands) if bands is None else bands
         scale = [(band.low, band.high) for band in model.bands] if scale is None else scale
     return Raster(path, bands=bands, scale=scale, channels=len(model.mean))
-
-
-def _compute(
-    model: BaseSegmenter,
-    source: Raster,
-    blocks: Sequence[Block],
-    parts: Parts,
-    tiling: TilingConfig,
-    scores: bool,
-    report_progress: Callable[[int, float | None], None],
-) -> None:
-    """Segment blocks and keep each as soon as it is done."""
-    begin = time.perf_counter()
-    report_progress(0, None)
-    for done, block in enumerate(blocks, start=1):
-        parts.write(block, *_segment(model, source, block, tiling, scores))
-        per_block = (time.perf_counter() - begin) / done
-        report_progress(done, per_block * (len(blocks) - done))
 
 
 def _segment(

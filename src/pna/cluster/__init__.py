@@ -1,0 +1,1 @@
+"""Many images on many machines: Ray distributes them over replicas of one model."""

@@ -1,0 +1,224 @@
+"""Segment many images on a Ray cluster, or on all cores of one machine."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pna.cluster.items import create_dataset, find_inputs
+from pna.cluster.worker import Worker
+from pna.errors import PnaError
+from pna.extras import require
+from pna.files import write_atomically
+from pna.inference.devices import find_device
+from pna.inference.opening import open_model
+from pna.inference.tiling import WHOLE, TilingConfig
+
+MANIFEST, ERRORS = "manifest.jsonl", "errors.jsonl"
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The copies of the model.
+
+    Attributes:
+        number: How many; None takes as many as the cluster has cores or GPUs for.
+        cpus: Cores of each.
+        gpus: GPUs of each; a share, such as 0.5, puts several on one.
+    """
+
+    number: int | None = None
+    cpus: int = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if (self.number is not None and self.number < 1) or self.cpus < 1 or self.gpus < 0:
+            raise PnaError(f"expected replicas and their cores from 1, got {self}")
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """What a run did.
+
+    Attributes:
+        manifest: File of a JSON object a line for every image that has results: `source`, `file`
+            (of the labels), `size` (height, width) and `pixels` by class.
+        errors: File of a JSON object a line for every image that failed, `source` and `error`; None
+            if none did.
+        done: Images that this run segmented.
+        found: Images whose results were there already.
+        failed: Images that failed.
+        replicas: The most copies of the model that ran at a time.
+        seconds: What the run took.
+    """
+
+    manifest: Path
+    errors: Path | None
+    done: int
+    found: int
+    failed: int
+    replicas: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that were segmented in a second."""
+        return self.done / self.seconds
+
+
+@dataclass(frozen=True)
+class Count:
+    """How far a run is.
+
+    Attributes:
+        finished: Images that were segmented, found or failed.
+        total: All images, where the number is known.
+    """
+
+    finished: int
+    total: int | None
+
+
+def segment_images(
+    inputs: Sequence[str | Path],
+    model: str | Path,
+    out: str | Path,
+    *,
+    address: str | None = None,
+    replicas: Replicas = Replicas(),
+    device: str | None = None,
+    tiling: TilingConfig = WHOLE,
+    scores: bool = False,
+    batch_size: int = 16,
+    progress: Callable[[Count], None] = lambda count: None,
+) -> ClusterReport:
+    """Segment images of any number by Ray Data.
+
+    Every result is renamed into its place when it is complete, and an image that has one is not
+    segmented again: the same call goes on after a fault, of a worker, of a machine or of the whole
+    run. Workers and machines that fail are replaced by Ray, which repeats what they had not
+    finished.
+
+    Args:
+        inputs: See `pna.cluster.items.find_inputs`. Files must be seen under the same path by all
+            machines.
+        model: Name or path of a model, as `pna.Predictor` takes it; each replica loads it.
+        out: The folder of the results, seen by all machines, made if it is not there. An image's
+            are OUT/ec/STEM-ec4a536d_labels.png, with `scores` also ..._scores.npz.
+        address: Of a running cluster, such as "auto" or "ray://HOST:10001"; None starts Ray on this
+            machine.
+        replicas: Copies of the model.
+        device: Where a replica runs; None takes its GPU where it has one.
+        tiling: As for `Predictor`.
+        scores: Also write the probabilities.
+        batch_size: Images that a replica takes at a time.
+        progress: Called from time to time.
+
+    Raises:
+        MissingFileError: An input leads to nothing.
+        PnaError: There is no such model; a Parquet file lacks the columns; the cluster cannot be
+            reached, or has no room for a replica.
+    """
+    ray, data = require("ray"), require("ray.data")
+    begin = time.perf_counter()
+    found_inputs, out = find_inputs(inputs), Path(out).absolute()
+    # Here first: what is wrong with it comes as one clear error, not out of every worker.
+    open_model(model, device=find_device("cpu"))
+    out.mkdir(parents=True, exist_ok=True)
+    with _connected(ray, address):
+        number = _number_of(ray, replicas)
+        rows = create_dataset(found_inputs).map_batches(
+            Worker,
+            fn_constructor_kwargs={
+                "model": str(model),
+                "out": str(out),
+                "device": device or ("cuda" if replicas.gpus else "cpu"),
+                "tiling": tiling,
+                "scores": scores,
+            },
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            num_cpus=replicas.cpus,
+            num_gpus=replicas.gpus or None,
+            compute=data.ActorPoolStrategy(min_size=1, max_size=number),
+        )
+        counts = _write_manifest(rows.iter_rows(), out, found_inputs.total, progress)
+    return ClusterReport(
+        manifest=out / MANIFEST,
+        errors=out / ERRORS if counts["failed"] else None,
+        done=counts["done"],
+        found=counts["found"],
+        failed=counts["failed"],
+        replicas=number,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _write_manifest(
+    rows: Iterator[dict[str, Any]], out: Path, total: int | None, progress: Callable[[Count], None]
+) -> dict[str, int]:
+    """Write a line for each row as it comes; return how many there are of each status."""
+    counts = {"done": 0, "found": 0, "failed": 0}
+
+    def write(beside: Path) -> None:
+        errors = beside.with_name(f"{beside.name}.errors")
+        try:
+            with beside.open("w", encoding="utf-8") as good, errors.open("w") as bad:
+                for row in rows:
+                    status = row.pop("status")
+                    counts[status] += 1
+                    (bad if status == "failed" else good).write(row["line"] + "\n")
+                    progress(Count(sum(counts.values()), total))
+            if counts["failed"]:
+                errors.replace(out / ERRORS)
+            else:
+                (out / ERRORS).unlink(missing_ok=True)
+        finally:
+            errors.unlink(missing_ok=True)
+
+    write_atomically(out / MANIFEST, write)
+    return counts
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start Ray here; leave one that the caller has connected to alone."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise PnaError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _number_of(ray: Any, replicas: Replicas) -> int:
+    """Return how many replicas the cluster has room for, at most the number asked for."""
+    resources = ray.cluster_resources()
+    room = int(resources.get("CPU", 0) // replicas.cpus)
+    if replicas.gpus:
+        room = min(room, int(resources.get("GPU", 0) / replicas.gpus))
+    if room < 1:
+        raise PnaError(
+            f"a replica needs {replicas.cpus} CPUs and {replicas.gpus:g} GPUs, and the cluster has "
+            f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
+        )
+    return room if replicas.number is None else min(room, replicas.number)
+
+
+def read_manifest(out: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a run's manifest.
+
+    Args:
+        out: The folder of the results.
+    """
+    with (Path(out) / MANIFEST).open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,0 +1,1 @@
+"""Videos: run, smoothing and flicker, written file."""
