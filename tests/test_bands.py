@@ -15,6 +15,7 @@ from pna.bands import MOST_BANDS, file_numbers, read_band_file, read_bands, show
 from pna.cli import main
 from pna.data import DataError, create_dataset
 from pna.data.images import to_picture
+from pna.data.raster import open_bands
 from pna.data.statistics import measure_bands
 from pna.labels import generic
 from pna.model.encoder import create_encoder
@@ -79,12 +80,13 @@ class TestBand:
             (MOST_BANDS + 1, "expected 1 to 20 bands, got 21"),
             ("red", "expected a list of bands, or their number, got 'red'"),
             ([3], "expected a band as its fields by name, got 3"),
-            ([{"name": "red"}], "band red: .*missing"),
-            ([{"name": "red", "mean": 1, "std": 1, "unit": "m"}], "band red: .*unit"),
+            ([{"name": "red"}], "expected name, mean, std of each band, got none as mean"),
+            ([{"name": "red", "mean": 1, "std": 1, "unit": "m"}], "unknown unit of a band; known"),
+            ([{"name": "red", "mean": True, "std": 1}], "'red': expected numbers"),
             ([{"name": "", "mean": 1, "std": 1}], "expected a band's name"),
-            ([{"name": "red", "mean": 1, "std": 0}], "band red: expected low below high and a std"),
-            ([{"name": "red", "mean": 1, "std": 1, "low": 9, "high": 9}], "band red: expected low"),
-            ([{"name": "red", "mean": "1", "std": 1}], "band red: expected numbers"),
+            ([{"name": "red", "mean": 1, "std": 0}], "'red': expected low below high and a std"),
+            ([{"name": "red", "mean": 1, "std": 1, "low": 9, "high": 9}], "'red': expected low"),
+            ([{"name": "red", "mean": "1", "std": 1}], "'red': expected numbers"),
             ([{"name": "red", "mean": 1, "std": 1, "number": 0}], "expected a number from 1"),
             ([Band("a", 1, 1), Band("a", 1, 1)], "expected a name for each band, got a again"),
         ],
@@ -188,7 +190,9 @@ class TestData:
     def test_a_band_that_is_not_there(self, folder):
         bands = (*FIVE[:4], Band("thermal", 1, 1, number=7))
         dataset = create_dataset("folder", folder, labels=generic(3), bands=bands)
-        with pytest.raises(DataError, match=r"s0\.tif: expected 1 or 5 bands from 1 to 6"):
+        with pytest.raises(
+            DataError, match=r"s0\.tif: expected 5 bands, blue, .* up to number 7, got a file of 6"
+        ):
             dataset[0]
 
     def test_named_data_sets_have_none(self, tmp_path):
@@ -210,8 +214,32 @@ class TestData:
         with pytest.raises(PnaError, match="has 6 bands, got 2 names"):
             measure_bands(files, names="ab")
         write_raster(folder / "images" / "s9.tif", scene()[:2])
-        with pytest.raises(PnaError, match=r"s9\.tif has 2 bands"):
+        with pytest.raises(PnaError, match=r"s9\.tif has 2 bands of more than 8 bits, .* has 6"):
             measure_bands(sorted((folder / "images").iterdir()))
+        write_raster(folder / "images" / "s9.tif", scene().astype(np.uint8))
+        with pytest.raises(PnaError, match=r"s9\.tif has 6 bands of 8 bits, .* of more than 8"):
+            measure_bands(sorted((folder / "images").iterdir()))
+        with pytest.raises(PnaError, match="expected a name for each band, got a again"):
+            measure_bands(files, names="aabcde")
+
+    def test_files_that_name_their_bands(self, tmp_path):
+        """By name where they have all of them; another order is found, other bands are refused."""
+        values = scene()[:3]
+        path = write_raster(tmp_path / "a.tif", values)
+        bands = FIVE[:3]
+        with rasterio.open(path, "r+") as file:
+            for number, name in enumerate(("red", "green", "blue"), start=1):
+                file.set_band_description(number, name)
+        with open_bands(path, bands) as raster:
+            assert raster.bands == (3, 2, 1)
+        with rasterio.open(path, "r+") as file:
+            file.set_band_description(1, "swir")
+            file.set_band_description(3, "red")
+            file.set_band_description(2, "blue")
+        with pytest.raises(PnaError, match=r"a\.tif: its bands are others: 2 is called blue, not"):
+            open_bands(path, bands)
+        with open_bands(path, bands, numbers=(2, 1, 3)) as raster:
+            assert raster.bands == (2, 1, 3)
 
     def test_one_value_everywhere(self, tmp_path):
         path = write_raster(tmp_path / "a.tif", np.full((1, 20, 20), 7, np.uint8))

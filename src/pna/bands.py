@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,17 @@ class Band:
         if not isinstance(self.name, str) or not self.name:
             raise PnaError(f"expected a band's name, got {self.name!r}")
         numbers = (self.mean, self.std, self.low, self.high)
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-            raise PnaError(f"band {self.name}: expected numbers, got {numbers}")
+        is_number = [isinstance(x, int | float) and not isinstance(x, bool) for x in numbers]
+        if not (all(is_number) and all(map(math.isfinite, numbers))):
+            raise PnaError(f"{self.name!r}: expected numbers, got {numbers}")
         if not (self.low < self.high and self.std > 0):
             raise PnaError(
-                f"band {self.name}: expected low below high and a std above 0, got low {self.low}, "
+                f"{self.name!r}: expected low below high and a std above 0, got low {self.low}, "
                 f"high {self.high}, std {self.std}"
             )
-        if self.number is not None and not (isinstance(self.number, int) and self.number >= 1):
-            raise PnaError(f"band {self.name}: expected a number from 1, got {self.number!r}")
+        is_whole = isinstance(self.number, int) and not isinstance(self.number, bool)
+        if self.number is not None and not (is_whole and self.number >= 1):
+            raise PnaError(f"{self.name!r}: expected a number from 1, got {self.number!r}")
 
     @property
     def unit_mean(self) -> float:
@@ -100,10 +102,13 @@ def _read_band(value: Any) -> Band:
         return value
     if not isinstance(value, dict):
         raise PnaError(f"expected a band as its fields by name, got {value!r}")
-    try:
-        return Band(**value)
-    except TypeError as error:  # a field is unknown or missing
-        raise PnaError(f"band {value.get('name', '?')}: {error}") from error
+    known = [field.name for field in fields(Band)]
+    needed = ("name", "mean", "std")
+    if unknown := sorted(value.keys() - set(known)):
+        raise PnaError(f"unknown {', '.join(unknown)} of a band; known: {', '.join(known)}")
+    if missing := [name for name in needed if name not in value]:
+        raise PnaError(f"expected {', '.join(needed)} of each band, got none as {missing[0]}")
+    return Band(**value)
 
 
 def read_band_file(path: str | Path) -> tuple[Band, ...]:

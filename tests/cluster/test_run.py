@@ -25,7 +25,13 @@ def cluster():
     import ray
 
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level="error",
+    )
     yield
     ray.shutdown()
 
@@ -66,7 +72,7 @@ def test_all_kinds_of_inputs_and_a_restart(cluster, model, tmp_path):
         inputs, model, tmp_path / "out", replicas=Replicas(1), progress=counts.append
     )
     assert (report.done, report.found, report.failed) == (10, 0, 1)
-    assert counts[-1].finished == 11
+    assert counts[-1].done == 11
     entries = list(read_manifest(tmp_path / "out"))
     assert len({entry["source"] for entry in entries}) == 10
     predictor = pna.Predictor(model, device="cpu")
@@ -96,6 +102,28 @@ def test_columns_that_are_not_there(cluster, model, tmp_path):
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "a.parquet")
     with pytest.raises(PnaError, match=r"expected the columns name and bytes, or image_path, got"):
         segment_images([tmp_path / "a.parquet"], model, tmp_path / "out")
+
+
+def test_a_raster_is_shared_out(cluster, model, tmp_path):
+    import rasterio
+
+    from pna.cluster.rasters import segment_raster_on_cluster
+    from pna.inference.tiling import TilingConfig
+    from rasters import shades, write_raster
+
+    scene = write_raster(tmp_path / "scene.tif", shades(150, 130))
+    tiling = TilingConfig(tile=(32, 32))
+    options = {"tiling": tiling, "memory": "4GB"}
+    counts = []
+    report = segment_raster_on_cluster(
+        model, scene, tmp_path / "out", replicas=Replicas(1), progress=counts.append, **options
+    )
+    assert counts[-1].done == report.num_blocks
+    expected = pna.segment_raster(pna.load(model), scene, tmp_path / "here", **options)
+    with rasterio.open(report.labels) as ours, rasterio.open(expected.labels) as theirs:
+        np.testing.assert_array_equal(ours.read(), theirs.read())
+        assert ours.crs == theirs.crs
+    assert not (tmp_path / "out" / ".scene-parts").exists()
 
 
 def test_more_than_the_cluster_has(cluster, model, tmp_path):

@@ -35,6 +35,14 @@ class TestBands:
         )
         np.testing.assert_array_equal(read(path)[0], crop(values)[[3, 2, 1]])
 
+    def test_the_names_that_a_file_gives_come_first(self, tmp_path):
+        values = shades(30, 40)
+        path = write_raster(tmp_path / "a.tif", values)
+        with rasterio.open(path, "r+") as file:
+            for number, name in enumerate(("Blue", "Green", "Red"), start=1):
+                file.set_band_description(number, name)
+        np.testing.assert_array_equal(read(path)[0], crop(values)[::-1])
+
     def test_gray_becomes_three_equal_bands(self, tmp_path):
         values = shades(30, 40, bands=1)
         image, _ = read(write_raster(tmp_path / "a.tif", values))
@@ -58,7 +66,7 @@ class TestBands:
         assert image[:, 0, 1].tolist() == [1, 2, 3]
         assert image[:, 0, 0].tolist() == [250, 9, 8]
         for words in ({"bands": (1,)}, {"scale": (0, 7)}):
-            with pytest.raises(PnaError, match=r"a\.tif: its band is of a palette; leave"):
+            with pytest.raises(PnaError, match=r"a\.tif: its band is of a palette"):
                 read(path, **words)
 
     def test_bands_without_a_meaning_have_to_be_named(self, tmp_path):
@@ -113,6 +121,28 @@ class TestValues:
         assert valid[:9].all()
         assert not valid[9:].any()
         assert image.min() == 0
+
+    def test_data_in_all_bands_or_none(self, tmp_path):
+        values = shades(30, 40, dtype="int16", top=200)
+        values[1, 12:] = -9999
+        values[:, 14:] = -9999
+        path = write_raster(tmp_path / "a.tif", values, nodata=-9999)
+        assert read(path, scale=(0, 200))[1].sum() == 9 * 26
+        # Of the bands that are read alone.
+        assert read(path, bands=(1,), scale=(0, 200))[1].sum() == 11 * 26
+
+    def test_transparent_colors_of_a_palette(self, tmp_path):
+        image = Image.fromarray(np.tile(np.uint8([[0, 1]]), (30, 20)))
+        image.putpalette([1, 2, 3, 250, 9, 8])
+        path = tmp_path / "a.png"
+        image.save(path, transparency=0)
+        _, valid = read(path)
+        assert valid[0, :2].tolist() == [True, False]
+
+    def test_complex_numbers(self, tmp_path):
+        path = write_raster(tmp_path / "a.tif", shades(30, 40).astype("complex64"))
+        with pytest.raises(PnaError, match=r"a\.tif: its values are complex64; write amplitude"):
+            Raster(path, scale=(0, 1))
 
     def test_only_nodata(self, tmp_path):
         values = np.full((3, 30, 40), -9999, np.int16)

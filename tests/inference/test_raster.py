@@ -15,7 +15,7 @@ from color_segmenter import ColorSegmenter
 from pna.data.raster import Raster
 from pna.errors import MissingFileError, PnaError
 from pna.inference import segment
-from pna.inference.raster import run
+from pna.inference.raster import memory, run
 from pna.inference.raster.blocks import plan_blocks
 from pna.inference.raster.memory import parse_memory, plan_memory
 from pna.inference.raster.run import segment_raster
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def small(monkeypatch):
     """Blocks of about 40x40, as if the memory were small."""
     monkeypatch.setattr(
-        run, "plan_memory", lambda model, device, memory, tile, flip: (tile or (24, 32), (40, 40))
+        run, "plan_memory", lambda *arguments, tile, **options: (tile or (24, 32), (40, 40))
     )
 
 
@@ -202,12 +202,13 @@ class TestFiles:
         path = tmp_path / f"a.{ending}"
         Image.fromarray(shades(100, 130).transpose(1, 2, 0)).save(path)
         model = by_brightness()
-        report = segment_raster(model, path, tmp_path / "out", tiling=TILES, polygons="geojson")
+        report = segment_raster(model, path, tmp_path / "out", tiling=TILES, polygons="gpkg")
         expected = at_once(model, path).argmax(0)
         np.testing.assert_array_equal(values_of(report.labels)[0], expected)
-        content = json.loads(report.polygons.read_text())
-        xs = [x for f in content["features"] for x, _ in f["geometry"]["coordinates"][0]]
-        assert max(xs) == 130  # in pixels
+        with fiona.open(report.polygons) as layer:
+            assert layer.bounds[2] == 130  # in pixels
+        with pytest.raises(PnaError, match="it has no place, and GeoJSON is in longitude"):
+            segment_raster(model, path, tmp_path / "out", polygons="geojson")
 
     @pytest.mark.parametrize("form", ["gpkg", "geojson"])
     def test_polygons_are_the_areas_of_the_classes(self, small, scene, tmp_path, form):
@@ -266,7 +267,7 @@ class TestResume:
     def test_sizes_stay_those_of_the_first_run(self, scene, tmp_path, monkeypatch):
         """What a measurement gives may differ from run to run."""
         sizes = iter([((24, 32), (40, 40)), ((48, 48), (80, 80))])
-        monkeypatch.setattr(run, "plan_memory", lambda *arguments: next(sizes))
+        monkeypatch.setattr(run, "plan_memory", lambda *arguments, **options: next(sizes))
         model, out = ColorSegmenter(), tmp_path / "out"
         with pytest.raises(KilledError):
             segment_raster(model, scene, out, progress=self.kill_after(2))
@@ -278,7 +279,6 @@ class TestResume:
             ({"scores": True}, "scores"),
             ({"tiling": TilingConfig(tile=(24, 32), overlap=0.25)}, "tiling"),
             ({"bands": (3, 2, 1)}, "bands"),
-            ({"memory": "3GB"}, "memory"),
         ],
     )
     def test_the_part_of_another_run_is_not_taken(self, small, scene, tmp_path, change, name):
@@ -288,6 +288,44 @@ class TestResume:
             segment_raster(model, scene, out, progress=self.kill_after(1), **given)
         with pytest.raises(PnaError, match=f"scene-parts holds .* another run.*another {name}:"):
             segment_raster(model, scene, out, **(given | change))
+
+    def test_two_processes_do_not_work_on_one_folder(self, small, scene, tmp_path):
+        def meanwhile(progress):
+            with pytest.raises(PnaError, match="another process works on .*scene-parts: wait"):
+                segment_raster(by_brightness(), scene, tmp_path / "out", tiling=TILES)
+
+        segment_raster(by_brightness(), scene, tmp_path / "out", tiling=TILES, progress=meanwhile)
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["scene_labels.tif"]
+
+    def test_a_block_that_was_cut_off_is_computed_again(self, small, scene, tmp_path):
+        model, out = ColorSegmenter(), tmp_path / "out"
+        with pytest.raises(KilledError):
+            segment_raster(model, scene, out, tiling=TILES, progress=self.kill_after(3))
+        block = out / ".scene-parts" / "block-000001.npz"
+        block.write_bytes(block.read_bytes()[:50])
+        report = segment_raster(model, scene, out, tiling=TILES)
+        assert report.num_found == 2
+        np.testing.assert_array_equal(values_of(report.labels)[0], at_once(model, scene).argmax(0))
+
+    def test_a_damaged_plan_is_named(self, small, scene, tmp_path):
+        out = tmp_path / "out"
+        with pytest.raises(KilledError):
+            segment_raster(by_brightness(), scene, out, progress=self.kill_after(1))
+        (out / ".scene-parts" / "run.json").write_text("{")
+        with pytest.raises(PnaError, match=r"run\.json is damaged: remove the folder"):
+            segment_raster(by_brightness(), scene, out)
+
+    def test_results_appear_together(self, small, scene, tmp_path, monkeypatch):
+        model, out = by_brightness(), tmp_path / "out"
+
+        def fail(*arguments):
+            raise rasterio.errors.RasterioIOError("no space left")
+
+        monkeypatch.setattr(run, "write_scores", fail)
+        with pytest.raises(rasterio.errors.RasterioIOError):
+            segment_raster(model, scene, out, tiling=TILES, scores=True)
+        assert not (out / "scene_labels.tif").exists()
+        monkeypatch.undo()
 
     def test_neither_of_another_model_or_image(self, small, scene, tmp_path):
         out = tmp_path / "out"
@@ -307,13 +345,28 @@ class TestRefusals:
             ({"tiling": TilingConfig(scales=(0.5, 1))}, "at its own size alone, got scales"),
             ({"polygons": "shp"}, "expected polygons as gpkg or geojson, got 'shp'"),
             ({"memory": "much"}, "expected an amount of memory such as 2GB.*got 'much'"),
-            ({"memory": "10MB"}, "tiles of 128x128 need about .* allowed: allow more memory"),
+            ({"memory": "10MB"}, "tiles of 100x128 need about .* allowed: allow more memory"),
             ({"memory": "10MB", "tiling": TILES}, "tiles of 24x32 need .* choose a smaller tile"),
         ],
     )
     def test_nothing_is_written(self, scene, tmp_path, options, message):
         with pytest.raises(PnaError, match=message):
             segment_raster(by_brightness(), scene, tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+
+    def test_polygons_without_the_place_they_need(self, tmp_path):
+        points = [
+            rasterio.control.GroundControlPoint(row, col, x=10 + col / 100, y=50 - row / 100)
+            for row, col in ((0, 0), (0, 69), (59, 0), (59, 69))
+        ]
+        by_points = {"gcps": points, "crs": "EPSG:4326"}
+        path = write_raster(tmp_path / "points.tif", shades(60, 70), place=by_points)
+        with pytest.raises(PnaError, match=r"points\.tif: its place is given by points; warp it"):
+            segment_raster(by_brightness(), path, tmp_path / "out", polygons="gpkg")
+        local = rasterio.CRS.from_wkt('LOCAL_CS["mine",UNIT["metre",1]]')
+        path = write_raster(tmp_path / "local.tif", shades(60, 70), place=PLACE | {"crs": local})
+        with pytest.raises(PnaError, match=r"local\.tif: its coordinates cannot be turned into"):
+            segment_raster(by_brightness(), path, tmp_path / "out", polygons="geojson")
         assert not (tmp_path / "out").exists()
 
     def test_no_file(self, tmp_path):
@@ -331,12 +384,45 @@ class TestMemory:
 
     def test_more_memory_gives_larger_tiles_and_blocks(self):
         model = by_brightness().eval()
-        sizes = [plan_memory(model, CPU, gigabytes * 10**9) for gigabytes in (3, 8)]
+        whole = (50_000, 50_000)
+        sizes = [plan_memory(model, CPU, gigabytes * 10**9, whole) for gigabytes in (3, 8)]
         (tile, block), (larger_tile, larger_block) = sizes
         assert tile <= larger_tile <= (1024, 1024)
         assert block < larger_block <= (8192, 8192)
 
     def test_a_given_tile_is_kept(self):
-        tile, block = plan_memory(by_brightness().eval(), CPU, 4 * 10**9, (100, 200))
+        model = by_brightness().eval()
+        tile, block = plan_memory(model, CPU, 4 * 10**9, (9000, 9000), tile=(100, 200))
         assert tile == (100, 200)
         assert min(block) >= 200
+
+    def test_a_tile_is_cut_to_the_raster(self):
+        model = by_brightness().eval()
+        tile, block = plan_memory(model, CPU, 4 * 10**9, (60, 70), tile=(90_000, 90_000))
+        assert tile == (90_000, 90_000)
+        assert min(block) >= 1
+
+    def test_a_model_is_measured_once(self, monkeypatch):
+        model = by_brightness().eval()
+        first = plan_memory(model, CPU, 4 * 10**9, (9000, 9000))
+        monkeypatch.setattr(memory, "_measure", None)
+        assert plan_memory(model, CPU, 4 * 10**9, (9000, 9000)) == first
+
+    def test_results_and_bands_take_memory_too(self):
+        model = by_brightness().eval()
+        blocks = [
+            plan_memory(model, CPU, 4 * 10**9, (9000, 9000), block_bytes=n)[1] for n in (16, 300)
+        ]
+        assert blocks[1] < blocks[0]
+
+    def test_no_gradients_are_kept(self, small, scene, tmp_path, monkeypatch):
+        """They would keep every tile's activations until the block is done."""
+        modes, original = [], run.segment.bands
+        monkeypatch.setattr(
+            run.segment,
+            "bands",
+            lambda *a, **k: modes.append(torch.is_inference_mode_enabled()) or original(*a, **k),
+        )
+        segment_raster(ColorSegmenter(), scene, tmp_path / "out", tiling=TILES)
+        assert modes
+        assert all(modes)

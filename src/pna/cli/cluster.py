@@ -1,11 +1,17 @@
-"""`pna segment --engine ray`: many images on many machines."""
+"""`pna segment --engine ray`: many images, and rasters, on many machines."""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pna.cli.options import tiling_of
+from pna.cli.batch import run_each
+from pna.cli.options import load_model, tiling_of
+from pna.cli.progress import ProgressLine
+from pna.cli.rasters import describe_report, is_raster, raster_options, write_preview
 from pna.errors import PnaError
+
+if TYPE_CHECKING:
+    from pna.cluster.run import Replicas
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +21,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         "With --engine ray, inputs may also be Parquet files (columns name and bytes, or "
         "image_path), WebDataset's shards (.tar) and lists (.txt, a path a line).",
     )
-    group.add_argument("--engine", choices=("ray",), help="distribute the images by Ray")
+    group.add_argument(
+        "--engine", choices=("ray",), help="distribute images, and blocks of rasters, by Ray"
+    )
     group.add_argument(
         "--address",
         help="a running cluster, such as auto or ray://HOST:10001 (default: start Ray here)",
@@ -39,8 +47,8 @@ def check_cluster_arguments(args: argparse.Namespace) -> None:
     names = ["address", "replicas", "cpus", "gpus", "batch"]
     why = "is for --engine ray"
     if args.engine is not None:
-        names = ["stages", "similar", "memory", "bands", "scale", "polygons", "smooth", "frames"]
-        why = "is not for --engine ray, which writes the label maps of images, and --scores"
+        names = ["stages", "similar", "smooth", "frames"]
+        why = "is not for --engine ray, which segments images and rasters"
     for name in names:
         if getattr(args, name) not in (None, False):
             raise PnaError(f"--{name} {why}")
@@ -48,35 +56,75 @@ def check_cluster_arguments(args: argparse.Namespace) -> None:
 
 def run_on_cluster(args: argparse.Namespace) -> int:
     """Segment all inputs; 0 if all went well, 1 if some failed."""
-    from pna.cluster.run import Count, Replicas, segment_images
+    from pna.cluster.run import Replicas
 
+    options = raster_options(args)
+    # Of folders, patterns and lists files are images: opening millions to look takes hours.
+    rasters = [
+        path
+        for path in map(Path, args.paths)
+        if path.is_file()
+        and path.suffix.lower() not in (".txt", ".parquet", ".tar")
+        and (options or is_raster(path))
+    ]
+    others = [text for text in args.paths if Path(text) not in rasters]
+    if options and others:
+        given = ", ".join(f"--{name}" for name in options)
+        raise PnaError(f"{given}: expected rasters that are named themselves, got {others[0]}")
     replicas = Replicas(args.replicas, args.cpus or 1, args.gpus or 0)
-    is_terminal = sys.stderr.isatty()
+    status = _segment_rasters(args, rasters, replicas, options) if rasters else 0
+    return max(status, _segment_images(args, others, replicas) if others else 0)
 
-    def show(count: Count) -> None:
-        if is_terminal or count.finished % 1000 == 0:
-            of = "" if count.total is None else f" of {count.total}"
-            end = "" if is_terminal else "\n"
-            print(f"\r{count.finished}{of} images", end=end, file=sys.stderr, flush=True)
 
-    report = segment_images(
-        args.paths,
-        args.model,
-        args.out,
-        address=args.address,
-        replicas=replicas,
-        device=args.device,
-        tiling=tiling_of(args),
-        scores=args.scores,
-        batch_size=args.batch or 16,
-        progress=show,
-    )
-    if is_terminal:
-        print(file=sys.stderr)
+def _segment_rasters(
+    args: argparse.Namespace, rasters: list[Path], replicas: "Replicas", options: dict[str, Any]
+) -> int:
+    from pna.cluster.rasters import segment_raster_on_cluster
+
+    model = load_model(args)
+
+    def segment(path: Path) -> str:
+        with ProgressLine(path.name, "blocks") as progress:
+            report = segment_raster_on_cluster(
+                args.model,
+                path,
+                args.out,
+                address=args.address,
+                replicas=replicas,
+                device=args.device,
+                tiling=tiling_of(args),
+                scores=args.scores,
+                progress=progress,
+                **options,
+            )
+        write_preview(report, path, model, args.bands, args.scale)
+        return describe_report(report)
+
+    return run_each(rasters, segment, noun="rasters", debug=args.debug)
+
+
+def _segment_images(args: argparse.Namespace, inputs: list[str], replicas: "Replicas") -> int:
+    import sys
+
+    from pna.cluster.run import segment_images
+
+    with ProgressLine(str(args.out), "images") as progress:
+        report = segment_images(
+            inputs,
+            args.model,
+            args.out,
+            address=args.address,
+            replicas=replicas,
+            device=args.device,
+            tiling=tiling_of(args),
+            scores=args.scores,
+            batch_size=args.batch or 16,
+            progress=progress,
+        )
     print(
         f"{report.done} images segmented by {report.replicas} replicas in {report.seconds:.0f} s "
         f"({report.images_per_second:.1f} a second), {report.found} were there already, "
-        f"{report.failed} failed: {Path(report.manifest)}"
+        f"{report.failed} failed: {report.manifest}"
     )
     if report.errors is not None:
         print(f"the errors are in {report.errors}", file=sys.stderr)

@@ -128,6 +128,7 @@ def describe_report(report: "RasterReport") -> str:
     total = sum(report.pixels.values())
     shares = [f"{name} {100 * n / total:.0f} %" for name, n in list(report.pixels.items())[:4]]
     text = ", ".join([f"{width} x {height}", *(shares or ["no valid pixel"])])
+    text += "; tiles of {}x{}".format(*report.tile)
     if report.num_found:
         text += f"; {report.num_found} of {report.num_blocks} blocks were there already"
     if report.polygons is not None:

@@ -15,6 +15,7 @@ from pna.extras import require
 from pna.files import write_atomically
 from pna.inference.devices import find_device
 from pna.inference.opening import open_model
+from pna.inference.progress import Pace, Progress
 from pna.inference.tiling import WHOLE, TilingConfig
 
 MANIFEST, ERRORS = "manifest.jsonl", "errors.jsonl"
@@ -37,6 +38,11 @@ class Replicas:
     def __post_init__(self) -> None:
         if (self.number is not None and self.number < 1) or self.cpus < 1 or self.gpus < 0:
             raise PnaError(f"expected replicas and their cores from 1, got {self}")
+
+    @property
+    def device(self) -> str:
+        """Where each runs, unless said otherwise."""
+        return "cuda" if self.gpus else "cpu"
 
 
 @dataclass(frozen=True)
@@ -69,19 +75,6 @@ class ClusterReport:
         return self.done / self.seconds
 
 
-@dataclass(frozen=True)
-class Count:
-    """How far a run is.
-
-    Attributes:
-        finished: Images that were segmented, found or failed.
-        total: All images, where the number is known.
-    """
-
-    finished: int
-    total: int | None
-
-
 def segment_images(
     inputs: Sequence[str | Path],
     model: str | Path,
@@ -93,7 +86,7 @@ def segment_images(
     tiling: TilingConfig = WHOLE,
     scores: bool = False,
     batch_size: int = 16,
-    progress: Callable[[Count], None] = lambda count: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> ClusterReport:
     """Segment images of any number by Ray Data.
 
@@ -115,35 +108,33 @@ def segment_images(
         tiling: As for `Predictor`.
         scores: Also write the probabilities.
         batch_size: Images that a replica takes at a time.
-        progress: Called from time to time.
+        progress: Called before the first image and after each.
 
     Raises:
         MissingFileError: An input leads to nothing.
         PnaError: There is no such model; a Parquet file lacks the columns; the cluster cannot be
             reached, or has no room for a replica.
     """
-    ray, data = require("ray"), require("ray.data")
+    ray = require("ray")
     begin = time.perf_counter()
     found_inputs, out = find_inputs(inputs), Path(out).absolute()
     # Here first: what is wrong with it comes as one clear error, not out of every worker.
     open_model(model, device=find_device("cpu"))
     out.mkdir(parents=True, exist_ok=True)
-    with _connected(ray, address):
-        number = _number_of(ray, replicas)
+    with connected(ray, address):
+        number = number_of(ray, replicas)
         rows = create_dataset(found_inputs).map_batches(
             Worker,
             fn_constructor_kwargs={
                 "model": str(model),
                 "out": str(out),
-                "device": device or ("cuda" if replicas.gpus else "cpu"),
+                "device": device or replicas.device,
                 "tiling": tiling,
                 "scores": scores,
             },
             batch_size=batch_size,
             batch_format="pyarrow",
-            num_cpus=replicas.cpus,
-            num_gpus=replicas.gpus or None,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=number),
+            **pool(replicas, number),
         )
         counts = _write_manifest(rows.iter_rows(), out, found_inputs.total, progress)
     return ClusterReport(
@@ -158,10 +149,15 @@ def segment_images(
 
 
 def _write_manifest(
-    rows: Iterator[dict[str, Any]], out: Path, total: int | None, progress: Callable[[Count], None]
+    rows: Iterator[dict[str, Any]],
+    out: Path,
+    total: int | None,
+    progress: Callable[[Progress], None],
 ) -> dict[str, int]:
     """Write a line for each row as it comes; return how many there are of each status."""
     counts = {"done": 0, "found": 0, "failed": 0}
+    pace = Pace(total)
+    progress(pace.after(0))
 
     def write(beside: Path) -> None:
         errors = beside.with_name(f"{beside.name}.errors")
@@ -171,7 +167,7 @@ def _write_manifest(
                     status = row.pop("status")
                     counts[status] += 1
                     (bad if status == "failed" else good).write(row["line"] + "\n")
-                    progress(Count(sum(counts.values()), total))
+                    progress(pace.after(sum(counts.values())))
             if counts["failed"]:
                 errors.replace(out / ERRORS)
             else:
@@ -184,13 +180,13 @@ def _write_manifest(
 
 
 @contextmanager
-def _connected(ray: Any, address: str | None) -> Iterator[None]:
+def connected(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start Ray here; leave one that the caller has connected to alone."""
     if ray.is_initialized():
         yield
         return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise PnaError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
@@ -199,7 +195,16 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _number_of(ray: Any, replicas: Replicas) -> int:
+def pool(replicas: Replicas, number: int) -> dict[str, Any]:
+    """Return the arguments of Ray Data's `map_batches` for a pool of replicas."""
+    return {
+        "num_cpus": replicas.cpus,
+        "num_gpus": replicas.gpus or None,
+        "compute": require("ray.data").ActorPoolStrategy(min_size=1, max_size=number),
+    }
+
+
+def number_of(ray: Any, replicas: Replicas) -> int:
     """Return how many replicas the cluster has room for, at most the number asked for."""
     resources = ray.cluster_resources()
     room = int(resources.get("CPU", 0) // replicas.cpus)

@@ -85,7 +85,9 @@ class Raster:
         try:
             self.height, self.width = int(self._file.height), int(self._file.width)
             self.place = Place(self._file.crs, self._file.transform)
-            self._check_upright()
+            self._check_kind()
+            names = [color.name for color in self._file.colorinterp]
+            self._alpha = names.index("alpha") + 1 if "alpha" in names else None
             self._palette = self._find_palette()
             self.bands = self._choose_bands(bands)
             self.scale = self._choose_scale(scale)
@@ -130,8 +132,21 @@ class Raster:
         with _naming(self.path):
             shape = ((rows.start, rows.stop), (cols.start, cols.stop))
             values = self._file.read(list(self.bands), window=shape)
-            valid = self._file.dataset_mask(window=shape) > 0
+            valid = self._valid(window=shape)
         return self._to_rgb(values, valid)
+
+    def _valid(self, **where: Any) -> npt.NDArray[np.bool_]:
+        """Read where all bands that are read have data, and nothing is transparent."""
+        numbers = sorted(set(self.bands))
+        out = where.pop("out_shape", None)
+        shape = {} if out is None else {"out_shape": (len(numbers), *out)}
+        valid = (self._file.read_masks(numbers, **where, **shape) > 0).all(axis=0)
+        # Beside a nodata value GDAL's masks leave transparency out.
+        if self._alpha is not None:
+            shape = {} if out is None else {"out_shape": out}
+            valid &= self._file.read(self._alpha, **where, **shape) > 0
+        found: npt.NDArray[np.bool_] = valid
+        return found
 
     def read_reduced(self, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Read the whole raster at a smaller size, from its overviews where it has them.
@@ -163,13 +178,14 @@ class Raster:
         share = min(1.0, side / max(self.height, self.width))
         size = (max(1, round(share * self.height)), max(1, round(share * self.width)))
         values = self._file.read(bands, out_shape=(len(bands), *size))
-        return values, self._file.dataset_mask(out_shape=size) > 0
+        return values, self._valid(out_shape=size)
 
     def _to_rgb(
         self, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         if self._palette is not None:
-            values = self._palette[values[0]].transpose(2, 0, 1)
+            colors = self._palette[values[0]]  # (h, w, 4)
+            values, valid = colors[..., :3].transpose(2, 0, 1), valid & (colors[..., 3] > 0)
         elif self.scale is not None:
             low, high = np.array(self.scale, np.float32).T[..., None, None]  # (bands, 1, 1) each
             # Not a number is nodata, whether the file says so or not.
@@ -177,7 +193,15 @@ class Raster:
             values = np.nan_to_num((values.astype(np.float32) - low) / (high - low)).clip(0, 1)
         return np.broadcast_to(values, (self.channels, *values.shape[1:])), valid
 
-    def _check_upright(self) -> None:
+    def _check_kind(self) -> None:
+        if not self._file.count:
+            inside = ", ".join(self._file.subdatasets) or "nothing that is known"
+            raise PnaError(f"{self.path}: it has no bands of its own, but holds {inside}: name one")
+        if kinds := [kind for kind in self._file.dtypes if "complex" in kind]:
+            raise PnaError(
+                f"{self.path}: its values are {kinds[0]}; write amplitude or another real number "
+                "of them into a file of its own"
+            )
         orientation = self._file.tags().get("EXIF_Orientation", "1")
         if orientation != "1":
             raise PnaError(
@@ -188,10 +212,10 @@ class Raster:
     def _find_palette(self) -> npt.NDArray[np.uint8] | None:
         if self._file.colorinterp[0].name != "palette":
             return None
-        colors = np.zeros((256, 3), np.uint8)
+        colors = np.zeros((256, 4), np.uint8)
         for index, color in self._file.colormap(1).items():
             if index < len(colors):
-                colors[index] = color[:3]
+                colors[index] = color
         return colors
 
     def _choose_bands(self, bands: Sequence[int] | None) -> tuple[int, ...]:
@@ -204,15 +228,20 @@ class Raster:
                     f"{self.path}: expected {number} from 1 to {count}, got {tuple(bands)}"
                 )
             if self._palette is not None:
-                raise PnaError(f"{self.path}: its band is of a palette; leave the bands out")
+                raise PnaError(
+                    f"{self.path}: its band is of a palette, numbers of colors, no measurements: "
+                    "leave the bands out to read the colors"
+                )
             return tuple(bands)
         if self.channels != 3:
             raise PnaError(
                 f"{self.path}: the model takes {self.channels} channels, and does not say which "
                 "bands they are: name them by bands, on the command line --bands 1,2,..."
             )
-        if {"red", "green", "blue"} <= set(names):
-            return tuple(names.index(color) + 1 for color in ("red", "green", "blue"))
+        # The owner's words before the format's, which calls the first of any three bands red.
+        for called in (_described(self._file), names):
+            if {"red", "green", "blue"} <= set(called):
+                return tuple(called.index(color) + 1 for color in ("red", "green", "blue"))
         colors = [i for i, name in enumerate(names, 1) if name != "alpha"]
         if len(colors) in (1, 3) and "cyan" not in names:
             return tuple(colors)
@@ -222,22 +251,22 @@ class Raster:
         )
         raise PnaError(
             f"{self.path}: it has {count} bands, none of them called red, green and blue "
-            f"({described}): say which three to take, bands=(3, 2, 1), on the command line "
-            "--bands 3,2,1"
+            f"({described}): say which three to take, or one for gray, by bands, on the command "
+            "line --bands 3,2,1"
         )
 
     def _choose_scale(self, scale: Scale | Sequence[Scale] | None) -> tuple[Scale, ...] | None:
         kinds = {self._file.dtypes[band - 1] for band in self.bands}
         if scale is not None:
             if self._palette is not None:
-                raise PnaError(f"{self.path}: its band is of a palette; leave the scale out")
+                raise PnaError(f"{self.path}: its band is of a palette, so it has no scale")
             pairs = np.array(scale, np.float64)
             pairs = pairs[None] if pairs.ndim == 1 else pairs
             is_right = pairs.shape in ((1, 2), (len(self.bands), 2)) and np.isfinite(pairs).all()
             if not (is_right and (pairs[:, 0] < pairs[:, 1]).all()):
                 raise PnaError(
-                    "expected a scale of two numbers, the value that becomes 0 and a larger one "
-                    f"that becomes 1, of all bands or of each; got {scale}"
+                    f"{self.path}: expected a scale of two numbers, the value that becomes 0 and a "
+                    f"larger one that becomes 1, of all bands or of each; got {scale}"
                 )
             return tuple((float(low), float(high)) for low, high in pairs)
         if kinds == {"uint8"}:
@@ -265,19 +294,61 @@ class Raster:
         return words
 
 
-def open_bands(path: Path, bands: Sequence[Band]) -> Raster:
+def open_bands(
+    path: Path,
+    bands: Sequence[Band],
+    *,
+    numbers: Sequence[int] | None = None,
+    scale: Scale | Sequence[Scale] | None = None,
+) -> Raster:
     """Open a raster to read the bands of a model, scaled as the model's bands say.
+
+    A file that names its bands is read by the names, if it has all of them; another by their
+    places.
+
+    Args:
+        path: The file.
+        bands: The bands.
+        numbers: Their places in this file, instead.
+        scale: Their scale in this file, instead.
 
     Raises:
         MissingFileError: There is no such file.
-        PnaError: It cannot be read, or lacks one of the bands.
+        PnaError: It cannot be read, lacks one of the bands, or names another one so.
     """
-    return Raster(
-        path,
-        bands=file_numbers(bands),
-        scale=[(band.low, band.high) for band in bands],
-        channels=len(bands),
-    )
+    if numbers is None:
+        numbers = _find_bands(path, bands)
+    if scale is None and len(numbers) == len(bands):
+        scale = [(band.low, band.high) for band in bands]
+    return Raster(path, bands=numbers, scale=scale, channels=len(bands))
+
+
+def _find_bands(path: Path, bands: Sequence[Band]) -> tuple[int, ...]:
+    """Return the places of a model's bands in a file."""
+    with _open(path) as file:
+        called = _described(file)
+    names = [band.name.lower() for band in bands]
+    if set(names) <= set(called):
+        return tuple(called.index(name) + 1 for name in names)
+    numbers = file_numbers(bands)
+    if max(numbers) > len(called):
+        raise PnaError(
+            f"{path}: expected {len(bands)} bands, {', '.join(band.name for band in bands)}, up to "
+            f"number {max(numbers)}, got a file of {len(called)}: name the numbers of those to take"
+        )
+    wrong = [
+        f"{number} is called {called[number - 1]}, not {name}"
+        for number, name in zip(numbers, names, strict=True)
+        if called[number - 1] in names and called[number - 1] != name
+    ]
+    if wrong:
+        raise PnaError(f"{path}: its bands are others: {'; '.join(wrong)}: correct the names")
+    return numbers
+
+
+def _described(file: Any) -> list[str]:
+    """Return the names that a file gives its bands, in lower case; "" where it gives none."""
+    return [(text or "").strip().lower() for text in file.descriptions]
 
 
 # Formats that decode from the top: a window far down costs as much as the whole.
@@ -310,15 +381,29 @@ def describe(path: Path) -> Description | None:
         return None
 
 
-def count_bands(path: Path) -> tuple[int, tuple[str | None, ...], bool]:
-    """Return the number of a file's bands, their names, and whether all are of 8 bits.
+class Bands(NamedTuple):
+    """The bands of a file.
+
+    Attributes:
+        number: How many they are.
+        names: What the file calls them, in lower case; "" where it does not.
+        are_bytes: Whether all are of 8 bits.
+    """
+
+    number: int
+    names: tuple[str, ...]
+    are_bytes: bool
+
+
+def list_bands(path: Path) -> Bands:
+    """Return the bands of a file.
 
     Raises:
         MissingFileError: There is no such file.
         PnaError: It cannot be read as a raster.
     """
     with _open(path) as file:
-        return file.count, file.descriptions, set(file.dtypes) == {"uint8"}
+        return Bands(file.count, tuple(_described(file)), set(file.dtypes) == {"uint8"})
 
 
 def _has_place(file: Any) -> bool:
@@ -342,6 +427,11 @@ def _naming(path: Path) -> Iterator[None]:
     """Turn the errors of rasterio into one that names the file."""
     try:
         yield
-    except require("rasterio").errors.RasterioError as error:
+    except gdal_errors() as error:
         # GDAL's own words are in the cause.
         raise PnaError(f"can't read {path} as a raster: {error.__cause__ or error}") from error
+
+
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of rasterio, and those of GDAL that it lets pass."""
+    return require("rasterio").errors.RasterioError, require("rasterio._err").CPLE_BaseError

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pna.bands import Band
+from pna.bands import Band, read_bands
 from pna.data.check import spread
-from pna.data.raster import Raster, Scale, count_bands
+from pna.data.raster import Bands, Raster, Scale, list_bands
 from pna.errors import PnaError
 
 MOST_FILES = 200
@@ -42,22 +42,35 @@ def measure_bands(
     """
     if not files:
         raise PnaError("expected rasters to measure, got none")
-    count, found, is_bytes = count_bands(files[0])
+    first = list_bands(files[0])
+    count = first.number
     if names is not None and len(names) != count:
         raise PnaError(f"{files[0]} has {count} bands, got {len(names)} names: {', '.join(names)}")
-    names = names or [name or f"band {i}" for i, name in enumerate(found, start=1)]
+    names = names or [name or f"band {i}" for i, name in enumerate(first.names, start=1)]
     parts = []
     for file in (files[i] for i in spread(len(files), MOST_FILES)):
-        if (other := count_bands(file)[0]) != count:
-            raise PnaError(f"{file} has {other} bands, {files[0]} has {count}")
+        if (other := list_bands(file)) != first:
+            raise PnaError(
+                f"{file} has {_words(other)}, {files[0]} has {_words(first)}: measure files of one "
+                "kind"
+            )
         # The scale is what is wanted; values are read as they are stored.
         with Raster(file, bands=range(1, count + 1), scale=(0, 1), channels=count) as raster:
             values, valid = raster.read_values(_SIDE)
         parts.append(values[:, valid].astype(np.float64))
-    if scale is None and is_bytes:
+    if scale is None and first.are_bytes:
         scale = (0, 255)
     values = np.concatenate(parts, axis=1)  # (bands, pixels)
-    return tuple(_measure(name, band, scale) for name, band in zip(names, values, strict=True))
+    # Read again, so that what is written is what recipes accept.
+    return read_bands(
+        [_measure(name, band, scale) for name, band in zip(names, values, strict=True)]
+    )
+
+
+def _words(bands: Bands) -> str:
+    named = ", ".join(filter(None, bands.names))
+    depth = "8 bits" if bands.are_bytes else "more than 8 bits"
+    return f"{bands.number} bands{f' ({named})' if named else ''} of {depth}"
 
 
 def _measure(name: str, values: npt.NDArray[np.float64], scale: Scale | None) -> Band:

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TILES = (1024, 768, 512, 384, 256, 192, 128)
 _PROBE = 384
 _LARGEST_BLOCK = 8192
+# Bytes for a pixel, and those that the process took before, of the models that were measured.
+_MEASURED: "WeakKeyDictionary[BaseSegmenter, tuple[float, float]]" = WeakKeyDictionary()
 # What is planned stays below what may be taken: allocators keep more than is in use.
 _SHARE = 0.8
 
@@ -46,17 +49,25 @@ def plan_memory(
     model: BaseSegmenter,
     device: torch.device,
     memory: int,
+    size: tuple[int, int],
+    *,
     tile: tuple[int, int] | None = None,
     flip: bool = False,
+    block_bytes: int = 16,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Choose tile and block by running the network once and measuring what it takes.
+
+    A model is measured once in a process: memory that was freed but kept would hide what a second
+    run takes, and rasters of one run get equal tiles.
 
     Args:
         model: On the device, in evaluation mode.
         device: Where it runs. The sums of tiles lie there, too.
         memory: Bytes for the whole process; on another device than the CPU, bytes there.
+        size: Height and width of the raster.
         tile: Height and width of a tile where they are given; they are checked then.
         flip: Whether the mirrored image is run too, which keeps two results at once.
+        block_bytes: What a pixel of a block takes, beside the sums: image, masks, results.
 
     Returns:
         Height and width of a tile in pixels, and of a block at most.
@@ -68,29 +79,29 @@ def plan_memory(
     tile = tile or fixed
     height, width = tile or (_PROBE, _PROBE)
     probe = fixed or (min(_PROBE, height), min(_PROBE, width))
-    per_pixel, held = _measure(model, device, probe)
+    if model not in _MEASURED:
+        _MEASURED[model] = _measure(model, device, probe)
+    per_pixel, held = _MEASURED[model]
     classes = model.num_classes
-    choices = [tile] if tile is not None else [(side, side) for side in _TILES]
-    for height, width in choices:
-        # Of the network; of softmax and blending, which hold probabilities of a tile three times.
-        run = height * width * (per_pixel + 4 * classes * (3 + flip))
-        free = _SHARE * memory - held - run
-        # Each column of a block: sums and their arg max, and pixels of the block itself.
-        side = int(free / (height * (4 * classes + 16) + 16 * height))
-        side = min(side, _LARGEST_BLOCK)
-        # The pixels of a block: the image, its validity, labels.
-        while side > width and side * side * 20 > free / 2:
-            side = int(0.9 * side)
-        if side >= 2 * width:
-            return (height, width), (side - width, side - width)
-    height, width = choices[-1]
-    needed = held + height * width * (per_pixel + 4 * classes * (3 + flip))
-    needed += 2 * width * height * (4 * classes + 32)
+    # Of the network; of softmax and blending, which hold probabilities of a tile three times.
+    per_pixel += 4 * classes * (3 + flip)
+    for given in [tile] if tile is not None else [(side, side) for side in _TILES]:
+        height, width = (min(length, side) for length, side in zip(size, given, strict=True))
+        free = _SHARE * memory - held - height * width * per_pixel
+        # The sums of a row of tiles, and their arg max, take less than half of it.
+        columns = min(int(free / 2 / (height * (4 * classes + 16))), _LARGEST_BLOCK + width)
+        # Rows of a block, together with what its tiles reach beyond it.
+        rows = int(free / 2 / (block_bytes * max(columns, 1)))
+        rows = min(rows, _LARGEST_BLOCK + height)
+        rows, columns = min(rows, size[0]), min(columns, size[1])
+        if rows >= min(2 * height, size[0]) and columns >= min(2 * width, size[1]):
+            return given, (max(rows - height, 1), max(columns - width, 1))
+    height, width = (min(length, side) for length, side in zip(size, given, strict=True))
+    needed = held + height * width * (per_pixel + 2 * (4 * classes + 16) + 4 * block_bytes)
     raise PnaError(
         f"tiles of {height}x{width} need about {needed / _SHARE / 1e9:.1f} GB ({held / 1e9:.1f} GB "
-        f"are taken already, the network takes {per_pixel / 1e3:.1f} kB a pixel), and "
-        f"{memory / 1e9:g} GB are allowed: allow more memory, or choose a smaller "
-        f"{'model' if tile is None else 'tile'}"
+        f"are taken already), and {memory / 1e9:g} GB are allowed: allow more memory, or choose a "
+        f"smaller {'model' if tile is None else 'tile'}"
     )
 
 

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pna.bands import file_numbers
 from pna.data.images import UInt8Array
-from pna.data.raster import Raster, Scale
+from pna.data.raster import Raster, Scale, open_bands
 from pna.errors import PnaError
 from pna.inference import segment
 from pna.inference.devices import Device, find_device
@@ -26,6 +25,7 @@ from pna.inference.raster.memory import parse_memory, plan_memory
 from pna.inference.raster.parts import Parts, fingerprint
 from pna.inference.raster.write import (
     POLYGON_DRIVERS,
+    check_polygons,
     small_cache,
     tiled_copy,
     write_labels,
@@ -66,6 +66,43 @@ class RasterReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class BlockJob:
+    """What a process needs, beside the model, to segment blocks of a raster; it can be pickled.
+
+    Attributes:
+        source: The raster, or a copy of it whose windows can be read in any order.
+        bands: As for `open_for`.
+        scale: Likewise.
+        parts: The folder of finished blocks.
+        tiling: Tile, overlap and flip.
+        scores: Whether probabilities are kept, too.
+    """
+
+    source: Path
+    bands: Sequence[int] | None
+    scale: Scale | Sequence[Scale] | None
+    parts: Parts
+    tiling: TilingConfig
+    scores: bool
+
+    def compute(self, model: BaseSegmenter, blocks: Iterable[Block]) -> Generator[Block]:
+        """Segment blocks and keep each as soon as it is done: a run that is killed goes on."""
+        with (
+            small_cache(),
+            open_for(model, self.source, bands=self.bands, scale=self.scale) as source,
+        ):
+            for block in blocks:
+                if not self.parts.has(block):
+                    segmented = _segment(model, source, block, self.tiling, self.scores)
+                    self.parts.write(block, *segmented)
+                yield block
+
+
+Distribute = Callable[[BlockJob, Sequence[Block]], Generator[object]]
+"""Has blocks segmented, somewhere, and returns something for each as soon as it is done."""
+
+
 def segment_raster(
     model: BaseSegmenter,
     path: str | Path,
@@ -79,6 +116,7 @@ def segment_raster(
     scores: bool = False,
     polygons: str | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
+    distribute: Distribute | None = None,
 ) -> RasterReport:
     """Segment a raster, and write the label map at the raster's place on the earth.
 
@@ -100,6 +138,7 @@ def segment_raster(
         scores: Also write NAME_scores.tif, a band for each class, probabilities in 255ths.
         polygons: "gpkg" or "geojson" also writes NAME_labels.gpkg or .geojson.
         progress: Called before the first block and after each.
+        distribute: Has the blocks segmented by other processes (`pna.cluster`); None does it here.
 
     Raises:
         MissingFileError: There is no such file.
@@ -125,57 +164,78 @@ def segment_raster(
     limit = parse_memory(memory) if isinstance(memory, str) else memory
     target = find_device(device)
     model = model.to(target).eval()
-    open_raster = partial(open_for, model, bands=bands, scale=scale)
     with ExitStack() as stack:
         stack.enter_context(small_cache())
-        raster = stack.enter_context(open_raster(path))
+        raster = stack.enter_context(open_for(model, path, bands=bands, scale=scale))
         folder, stat = out / f".{path.stem}-parts", path.stat()
         run = {
             "raster": [str(path.resolve()), stat.st_size, stat.st_mtime_ns],
             "model": fingerprint(model),
             "tiling": [tiling.tile, tiling.overlap, tiling.flip],
-            "memory": limit,
             "bands": raster.bands,
             "scale": raster.scale,
             "scores": scores,
         }
-        parts = Parts(
-            folder, run, partial(plan_memory, model, target, limit, tiling.tile, tiling.flip)
-        )
         size = raster.height, raster.width
+        # Of a pixel of a block: values as read, scaled and filled, masks, labels, probabilities.
+        of_channel = 4 + (12 if raster.scale else 3)
+        block_bytes = of_channel * raster.channels + 8 + (model.num_classes if scores else 0)
+        check_polygons(raster, polygons)
+        parts = Parts(
+            folder,
+            run,
+            partial(
+                plan_memory,
+                model,
+                target,
+                limit,
+                size,
+                tile=tiling.tile,
+                flip=tiling.flip,
+                block_bytes=block_bytes,
+            ),
+        )
+        stack.callback(parts.close)
         blocks = plan_blocks(size, parts.tile, tiling.overlap, parts.block)
         missing = [block for block in blocks if not parts.has(block)]
-        source = raster
+        source = path
         if missing and not raster.is_random_access:
-            if not (copy := folder / "image.tif").exists():
-                tiled_copy(path, copy)
-            source = stack.enter_context(open_raster(copy))
+            source = folder / "image.tif"
+            if not source.exists():
+                tiled_copy(path, source)
         own = TilingConfig(tile=parts.tile, overlap=tiling.overlap, flip=tiling.flip)
+        job = BlockJob(source.absolute(), bands, scale, parts, own, scores)
 
         pace = Pace(len(blocks), found=len(blocks) - len(missing))
         progress(pace.after(0))
-        for done, block in enumerate(missing, start=1):
-            # Kept as soon as it is done: a run that is killed goes on after it.
-            parts.write(block, *_segment(model, source, block, own, scores))
-            progress(pace.after(done))
-        names = model.labels
-        label_file, score_file = out / f"{path.stem}_labels.tif", out / f"{path.stem}_scores.tif"
+        # Closed at once if the run is stopped, and with it the file.
+        with closing(
+            distribute(job, missing) if distribute else job.compute(model, missing)
+        ) as finished:
+            for done, _ in enumerate(finished, start=1):
+                progress(pace.after(done))
+        names, num_polygons = model.labels, 0
+        # All beside the blocks first: the results appear together, when the last is complete.
+        label_file = folder / f"{path.stem}_labels.tif"
         pixels = write_labels(
-            label_file, raster, blocks, lambda block: parts.read(block, "labels"), names
+            label_file, raster, blocks, lambda block: parts.read(block, "labels"), names, own
         )
+        results = [label_file]
         if scores:
+            results.append(folder / f"{path.stem}_scores.tif")
             write_scores(
-                score_file, raster, blocks, lambda block: parts.read(block, "scores"), names
+                results[-1], raster, blocks, lambda block: parts.read(block, "scores"), names
             )
-        polygon_file, num_polygons = None, 0
         if polygons is not None:
-            polygon_file = label_file.with_suffix(f".{polygons}")
-            num_polygons = write_polygons(polygon_file, label_file, names)
-    shutil.rmtree(folder)
+            results.append(label_file.with_suffix(f".{polygons}"))
+            num_polygons = write_polygons(results[-1], label_file, names)
+        for file in results:
+            file.replace(out / file.name)
+        shutil.rmtree(folder)
     return RasterReport(
-        labels=label_file,
-        scores=score_file if scores else None,
-        polygons=polygon_file,
+        labels=out / label_file.name,
+        scores=out / f"{path.stem}_scores.tif" if scores else None,
+        polygons=out / results[-1].name if polygons is not None else None,
         pixels=pixels,
         size=size,
         tile=parts.tile,
@@ -206,11 +266,11 @@ def open_for(
         PnaError: It cannot be read, or it has to be said how.
     """
     if model.bands is not None:
-        bands = file_numbers(model.bands) if bands is None else bands
-        scale = [(band.low, band.high) for band in model.bands] if scale is None else scale
+        return open_bands(path, model.bands, numbers=bands, scale=scale)
     return Raster(path, bands=bands, scale=scale, channels=len(model.mean))
 
 
+@torch.inference_mode()
 def _segment(
     model: BaseSegmenter, source: Raster, block: Block, tiling: TilingConfig, scores: bool
 ) -> tuple[UInt8Array, UInt8Array | None]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from pna.data.images import UInt8Array
-from pna.data.raster import Raster
+from pna.data.raster import Raster, gdal_errors
 from pna.errors import PnaError
 from pna.extras import require
 from pna.files import write_atomically
 from pna.inference.raster.blocks import Block
+from pna.inference.tiling import TilingConfig
 from pna.labels import IGNORE_INDEX, LabelSpace
 
 POLYGON_DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -57,6 +58,7 @@ def write_labels(
     blocks: Sequence[Block],
     read: Callable[[Block], UInt8Array],
     labels: LabelSpace,
+    tiling: TilingConfig,
 ) -> dict[str, int]:
     """Write a label map with the colors of its classes.
 
@@ -66,6 +68,7 @@ def write_labels(
         blocks: All blocks of the image.
         read: Returns the labels (h, w) of one.
         labels: The classes; their names go into the tag CLASSES, as JSON.
+        tiling: Goes into the tag TILING, in words.
 
     Returns:
         The pixels of each class that occurs, by name, most first.
@@ -75,11 +78,12 @@ def write_labels(
     def fill(file: Any) -> None:
         colors = dict(enumerate(labels.colors)) | {IGNORE_INDEX: (0, 0, 0, 0)}
         file.write_colormap(1, colors)
-        file.update_tags(CLASSES=json.dumps(list(labels.classes)))
+        file.update_tags(CLASSES=json.dumps(list(labels.classes)), TILING=str(tiling))
         file.set_band_description(1, "class")
         for block in blocks:
             values = read(block)
-            counts[:] += np.bincount(values.ravel(), minlength=256)
+            for row in values:  # at once they would be counted as eight bytes each
+                counts[:] += np.bincount(row, minlength=256)
             file.write(values, 1, window=_window(block))
 
     # Of several pixels an overview takes the most frequent class: a mean class is none.
@@ -130,12 +134,44 @@ def write_scores(
     _write(path, raster, labels.num_classes, fill, resampling="AVERAGE", interleave="band")
 
 
+def check_polygons(raster: Raster, polygons: str | None) -> None:
+    """Refuse polygons that the place of a raster does not allow, before hours of work.
+
+    Raises:
+        PnaError: GeoJSON is in longitude and latitude, and the raster has no place, or one that
+            cannot be turned into them; or its place is given by points, which move no polygons.
+    """
+    if polygons is None:
+        return
+    points, _ = raster.ground_control
+    if points:
+        raise PnaError(
+            f"{raster.path}: its place is given by points; warp it first, for example by gdalwarp, "
+            "to get polygons"
+        )
+    if polygons != "geojson":
+        return
+    if raster.place.crs is None:
+        raise PnaError(
+            f"{raster.path}: it has no place, and GeoJSON is in longitude and latitude: take gpkg, "
+            "which is in pixels then"
+        )
+    corner = {"type": "Point", "coordinates": raster.place.transform @ (0, 0)}
+    try:
+        require("rasterio.warp").transform_geom(raster.place.crs, _GEOJSON_CRS, corner)
+    except gdal_errors() as error:
+        raise PnaError(
+            f"{raster.path}: its coordinates cannot be turned into longitude and latitude, which "
+            f"GeoJSON needs ({error}): take gpkg"
+        ) from error
+
+
 def write_polygons(path: Path, label_file: Path, labels: LabelSpace) -> int:
     """Write the areas of equal class of a label map as polygons.
 
     Args:
-        path: The file to write: NAME.gpkg in the coordinates of the map, or NAME.geojson in
-            longitude and latitude, as its standard has it. A map without a place gives pixels.
+        path: The file to write: NAME.gpkg in the coordinates of the map, pixels if it has no place,
+            or NAME.geojson in longitude and latitude, as its standard has it.
         label_file: Written by `write_labels`.
         labels: The classes.
 
@@ -178,7 +214,7 @@ def write_polygons(path: Path, label_file: Path, labels: LabelSpace) -> int:
                     target.write({"geometry": shape, "properties": properties})
                     number += 1
 
-    with small_cache():
+    with small_cache(), _naming(path):
         write_atomically(path, write)
     return number
 
@@ -232,8 +268,20 @@ def _write(
         finally:
             plain.unlink(missing_ok=True)
 
-    with quiet(), small_cache():
+    with quiet(), small_cache(), _naming(path):
         write_atomically(path, write)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn the errors of GDAL into one that names the file."""
+    try:
+        yield
+    except (*gdal_errors(), require("fiona").errors.FionaError) as error:
+        raise PnaError(
+            f"can't write {path}: {error.__cause__ or error}; the finished blocks stay, so the "
+            "same run goes on from here"
+        ) from error
 
 
 def _window(block: Block) -> tuple[tuple[int, int], tuple[int, int]]:
