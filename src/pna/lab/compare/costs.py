@@ -136,9 +136,18 @@ def read_costs(folder: Path, scores: Sequence[ModelScores], measure: MeasureSect
             f"{path}: expected costs that pna compare wrote, got {error!r}: remove the file"
         ) from error
     # Counts of a model whose section has changed since are those of another model.
-    now = {name: (_section(of), measure.size) for name, of in _by_name(scores).items()}
-    known = {n: cost for n, cost in costs.items() if now.get(n) == (cost.model, cost.size)}
+    now = {name: (_given(_section(of)), measure.size) for name, of in _by_name(scores).items()}
+    known = {n: c for n, c in costs.items() if now.get(n) == (_given(c.model), c.size)}
     return Costs(known, machine)
+
+
+def _given(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not given: options that a later version adds do not change a model."""
+    return {
+        key: _given(value) if isinstance(value, Mapping) else value
+        for key, value in section.items()
+        if value is not None
+    }
 
 
 def _measure(
