@@ -1,5 +1,6 @@
 """How large tiles and blocks may be, by the memory that a run may take."""
 
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def parse_memory(text: str) -> int:
 def plan_memory(
     model: BaseSegmenter,
     device: torch.device,
-    memory: int,
+    memory: int | None,
     size: tuple[int, int],
     *,
     tile: tuple[int, int] | None = None,
@@ -63,7 +64,8 @@ def plan_memory(
     Args:
         model: On the device, in evaluation mode.
         device: Where it runs. The sums of tiles lie there, too.
-        memory: Bytes for the whole process; on another device than the CPU, bytes there.
+        memory: Bytes for the whole process; on another device than the CPU, bytes there. None is
+            2 GB, or 1 GB more than are held already, if that is more.
         size: Height and width of the raster.
         tile: Height and width of a tile where they are given; they are checked then.
         flip: Whether the mirrored image is run too, which keeps two results at once.
@@ -82,19 +84,25 @@ def plan_memory(
     if model not in _MEASURED:
         _MEASURED[model] = _measure(model, device, probe)
     per_pixel, held = _MEASURED[model]
+    if memory is None:
+        memory = max(2 * 10**9, int(held + 10**9))
     classes = model.num_classes
     # Of the network; of softmax and blending, which hold probabilities of a tile three times.
     per_pixel += 4 * classes * (3 + flip)
-    for given in [tile] if tile is not None else [(side, side) for side in _TILES]:
+    tiles = [tile] if tile is not None else [(side, side) for side in _TILES]
+    # Tiles that reach over the edge of a block are run for both blocks: at four tiles to a block's
+    # side half as much again, at two more than three times as much.
+    for least, given in [(least, given) for least in (4, 2) for given in tiles]:
         height, width = (min(length, side) for length, side in zip(size, given, strict=True))
         free = _SHARE * memory - held - height * width * per_pixel
-        # The sums of a row of tiles, and their arg max, take less than half of it.
-        columns = min(int(free / 2 / (height * (4 * classes + 16))), _LARGEST_BLOCK + width)
-        # Rows of a block, together with what its tiles reach beyond it.
+        # One half for the block with what its tiles reach beyond it, as square as can be; one for
+        # the sums of a row of tiles and their arg max.
+        side = max(int(math.sqrt(max(free, 0) / 2 / block_bytes)), least * width)
+        columns = min(int(free / 2 / (height * (4 * classes + 16))), side, _LARGEST_BLOCK + width)
         rows = int(free / 2 / (block_bytes * max(columns, 1)))
         rows = min(rows, _LARGEST_BLOCK + height)
         rows, columns = min(rows, size[0]), min(columns, size[1])
-        if rows >= min(2 * height, size[0]) and columns >= min(2 * width, size[1]):
+        if rows >= min(least * height, size[0]) and columns >= min(least * width, size[1]):
             return given, (max(rows - height, 1), max(columns - width, 1))
     height, width = (min(length, side) for length, side in zip(size, given, strict=True))
     needed = held + height * width * (per_pixel + 2 * (4 * classes + 16) + 4 * block_bytes)
