@@ -30,7 +30,7 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what the process may take, or the process on its GPU (default: 2GB, or 1GB more than "
+        help="what the process may take, or the process on its GPU (default: 4GB, or 2GB more than "
         "libraries and model take, if that is more)",
     )
     group.add_argument(

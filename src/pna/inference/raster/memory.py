@@ -65,7 +65,7 @@ def plan_memory(
         model: On the device, in evaluation mode.
         device: Where it runs. The sums of tiles lie there, too.
         memory: Bytes for the whole process; on another device than the CPU, bytes there. None is
-            2 GB, or 1 GB more than are held already, if that is more.
+            4 GB, or 2 GB more than are held already, if that is more.
         size: Height and width of the raster.
         tile: Height and width of a tile where they are given; they are checked then.
         flip: Whether the mirrored image is run too, which keeps two results at once.
@@ -85,7 +85,7 @@ def plan_memory(
         _MEASURED[model] = _measure(model, device, probe)
     per_pixel, held = _MEASURED[model]
     if memory is None:
-        memory = max(2 * 10**9, int(held + 10**9))
+        memory = max(4 * 10**9, int(held) + 2 * 10**9)
     classes = model.num_classes
     # Of the network; of softmax and blending, which hold probabilities of a tile three times.
     per_pixel += 4 * classes * (3 + flip)

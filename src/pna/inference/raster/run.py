@@ -131,7 +131,7 @@ def segment_raster(
             GeoTIFF with overviews, colors, and 255 where there is no data.
         device: As for `Predictor`.
         memory: What the process may take, such as "2GB", or bytes; on a GPU, what it may take
-            there. Tile and block are chosen by it. None is 2 GB, or 1 GB more than the process
+            there. Tile and block are chosen by it. None is 4 GB, or 2 GB more than the process
             holds already, if that is more.
         tiling: Overlap and flip; and a tile, if it is to have a certain size.
         bands: See `pna.data.raster.Raster`; by default those of the model, if it names its own.
