@@ -1,5 +1,6 @@
 """Runs on Ray: everything segmented once, whatever dies; restarted, counted, reported."""
 
+import gc
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ def cluster():
     )
     yield
     ray.shutdown()
+    gc.collect()  # its sockets are closed here, where their warnings are expected
 
 
 @pytest.fixture(scope="module")
