@@ -2,10 +2,7 @@
 
 import glob
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +10,6 @@ from pna.cli import is_for_users
 from pna.errors import MissingFileError, PnaError
 
 Item = TypeVar("Item")
-Value = TypeVar("Value")
-Result = TypeVar("Result")
 
 
 def run_each(
@@ -52,48 +47,6 @@ def run_each(
     if failed:
         print(f"{failed} of {len(items)} {noun} failed", file=sys.stderr)
     return 1 if failed else 0
-
-
-def overlap(
-    items: Iterable[Item],
-    read: Callable[[Item], Value],
-    work: Callable[[Item, Value], Result],
-    write: Callable[[Item, Result], str],
-) -> Iterator[Future[str]]:
-    """Work on items while the next ones are read and those before are written, in threads.
-
-    Args:
-        items: To work on; they are gone through twice.
-        read: Reads one; up to three wait for the work.
-        work: Does the work, in this thread.
-        write: Writes the result; up to two wait for it.
-
-    Yields:
-        For each item, in order, what `write` returns, or the error of any of the three.
-
-    Example:
-        >>> texts = overlap([2, 3], float, lambda i, value: i * value, lambda i, y: f"{y}")
-        >>> [text.result() for text in texts]
-        ['4.0', '9.0']
-    """
-    waiting = iter(items)
-    reads: deque[Future[Value]] = deque()
-    results: deque[Future[str]] = deque()
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
-        for item in items:
-            reads.extend(readers.submit(read, one) for one in islice(waiting, 4 - len(reads)))
-            try:
-                result = work(item, reads.popleft().result())
-            except Exception as error:  # raised where the result is asked for
-                failed: Future[str] = Future()
-                failed.set_exception(error)
-                results.append(failed)
-            else:
-                results.append(writer.submit(write, item, result))
-            # Results take memory until they are written.
-            if len(results) > 2:
-                yield results.popleft()
-        yield from results
 
 
 def check_names(

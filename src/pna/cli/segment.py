@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pna.cli.batch import check_names, find_images, overlap, report_left_out, run_each
+from pna.cli.batch import check_names, find_images, report_left_out, run_each
 from pna.cli.cluster import add_cluster_arguments, check_cluster_arguments, run_on_cluster
 from pna.cli.options import add_device_argument, add_tiling_arguments, load_model, tiling_of
 from pna.cli.progress import ProgressLine
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_here(args: argparse.Namespace) -> int:
     from pna.data.pairs import IMAGE_SUFFIXES
-    from pna.inference.predictor import ImageTooLargeError, LoadedImage, Prediction, Predictor
+    from pna.inference.predictor import ImageTooLargeError, Predictor
     from pna.inference.raster.run import segment_raster
 
     # All names are checked before the model is read: hours later an overwrite would be too late.
@@ -123,34 +123,23 @@ def _run_here(args: argparse.Namespace) -> int:
         write_preview(report, path, predictor.model, args.bands, args.scale)
         return describe_report(report)
 
-    def read(path: Path) -> LoadedImage | None:
-        # Videos and rasters read themselves, piece by piece.
-        return None if is_video(path) or path in rasters else predictor.load(path)
-
-    def segment(path: Path, image: LoadedImage | None) -> Prediction | str:
+    def segment(path: Path) -> str:
         if is_video(path):
             smooth = args.smooth or 0.0
             report = segment_clip(predictor, path, args.out, smooth=smooth, frames=args.frames)
             return describe_clip(report)
-        if image is None:
+        if path in rasters:
             return segment_large(path)
-        return predictor(image, stages=args.stages, similar=args.similar, scores=args.scores)
-
-    def write(path: Path, result: Prediction | str) -> str:
-        if isinstance(result, str):
-            return result
-        write_results(result, args.out, path.stem, point=args.similar)
-        return describe(result)
+        prediction = predictor(path, stages=args.stages, similar=args.similar, scores=args.scores)
+        write_results(prediction, args.out, path.stem, point=args.similar)
+        return describe(prediction)
 
     def hint(error: Exception) -> str:
         is_large = isinstance(error, ImageTooLargeError) and args.similar is None
         return "; on the command line: --tile 512,512" if is_large else ""
 
     noun = "files" if videos else "images"
-    texts = overlap(paths, read, segment, write)
-    return run_each(
-        paths, lambda path: next(texts).result(), noun=noun, debug=args.debug, hint=hint
-    )
+    return run_each(paths, segment, noun=noun, debug=args.debug, hint=hint)
 
 
 def write_results(

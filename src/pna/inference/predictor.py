@@ -72,19 +72,6 @@ class Prediction:
         write_atomically(Path(path), save)
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedImage:
-    """An image that was read, as `Predictor` takes it.
-
-    Attributes:
-        batch: (1, C, H, W), uint8 or float in [0, 1].
-        picture: (H, W, 3) uint8, to show.
-    """
-
-    batch: Tensor
-    picture: UInt8Array
-
-
 class Predictor:
     """Segments images with one model.
 
@@ -126,22 +113,10 @@ class Predictor:
         self.tiling = tiling
         self.model = model.to(self.device).eval()
 
-    def load(self, image: ImageLike | Tensor) -> LoadedImage:
-        """Read an image, to segment it later: reading may run in other threads meanwhile.
-
-        Args:
-            image: As for a call, but no list.
-
-        Raises:
-            MissingFileError: There is no such file.
-            PnaError: The image cannot be read.
-        """
-        return _load(image, len(self.model.mean), self.model.bands)
-
     @overload
     def __call__(
         self,
-        image: ImageLike | Tensor | LoadedImage,
+        image: ImageLike | Tensor,
         *,
         stages: bool = ...,
         similar: tuple[int, int] | None = ...,
@@ -160,11 +135,7 @@ class Predictor:
 
     def __call__(
         self,
-        image: ImageLike
-        | Tensor
-        | LoadedImage
-        | list[ImageLike | Tensor]
-        | tuple[ImageLike | Tensor, ...],
+        image: ImageLike | Tensor | list[ImageLike | Tensor] | tuple[ImageLike | Tensor, ...],
         *,
         stages: bool = False,
         similar: tuple[int, int] | None = None,
@@ -176,9 +147,8 @@ class Predictor:
             image: A path, the bytes of a file, a binary file object, a Pillow image, an array
                 (H, W, 3) uint8 RGB (gray and alpha too, see `pna.data.images.read_image`), or a
                 tensor (3, H, W) RGB, uint8 or float in [0, 1]. A model of other bands takes a path,
-                which rasterio reads, or a tensor (C, H, W). One that `load` has read. A list or
-                tuple of them gives a list; its images are run one after the other, so their sizes
-                may differ.
+                which rasterio reads, or a tensor (C, H, W). A list or tuple of them gives a list;
+                its images are run one after the other, so their sizes may differ.
             stages: Also return the label maps of P0 (coarse) to Pn; an ONNX file must hold them.
             similar: A pixel (x, y), from (0, 0) at the top left; also return the weights of its
                 neighborhood at each stage.
@@ -191,9 +161,8 @@ class Predictor:
         """
         if isinstance(image, list | tuple):
             return [self(one, stages=stages, similar=similar, scores=scores) for one in image]
-        loaded = image if isinstance(image, LoadedImage) else self.load(image)
-        batch = loaded.batch
-        height, width = batch.shape[-2:]
+        batch, array = _read(image, len(self.model.mean), self.model.bands)
+        height, width = array.shape[:2]
         # Windows of coarse stages are larger than tiles, so similarity needs the whole image.
         is_run_whole = self.tiling.tile is None or similar is not None
         if is_run_whole and height * width > LARGEST_WHOLE:
@@ -223,7 +192,7 @@ class Predictor:
                 f"pixels, {self.tiling}: {_USE_TILES}, or smaller ones"
             ) from error
         return Prediction(
-            image=loaded.picture,
+            image=array,
             labels=output.final[0].cpu().numpy(),
             label_space=self.model.labels,
             stages=[labels[0].cpu().numpy() for labels in output.stages],
@@ -235,11 +204,14 @@ class Predictor:
         )
 
 
-def _load(image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None) -> LoadedImage:
+def _read(
+    image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None
+) -> tuple[Tensor, UInt8Array]:
+    """Return a batch of one, (1, C, H, W) uint8 or float in [0, 1], and the picture to show."""
     if not isinstance(image, Tensor):
         if bands is None and channels == 3:
             array = read_image(image)
-            return LoadedImage(torch.from_numpy(array).permute(2, 0, 1)[None], array)
+            return torch.from_numpy(array).permute(2, 0, 1)[None], array
         if bands is None or not isinstance(image, str | Path):
             raise PnaError(
                 f"the model takes images of {channels} channels: expected a tensor ({channels}, H, "
@@ -247,7 +219,7 @@ def _load(image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None
                 f"{type(image).__name__}"
             )
         planes, _ = read_band_image(Path(image), bands)
-        return LoadedImage(torch.from_numpy(planes)[None], to_picture(planes, bands))
+        return torch.from_numpy(planes)[None], to_picture(planes, bands)
     image = image.detach()
     known = (1, 3) if channels == 3 else (channels,)
     if image.ndim != 3 or image.shape[0] not in known or 0 in image.shape:
@@ -268,4 +240,4 @@ def _load(image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None
         raise PnaError(f"expected a tensor of uint8 or of floats in [0, 1], got {image.dtype}")
     if shown.is_floating_point():
         shown = shown.float()  # NumPy has no bfloat16
-    return LoadedImage(image[None], to_picture(shown.numpy(), bands))
+    return image[None], to_picture(shown.numpy(), bands)
