@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -154,18 +155,18 @@ def break_something():
         time.sleep(0.05)
     if fault == "node":
         cluster.remove_node(other, allow_graceful=False)
-        print("removed")
+        print("happened: removed", flush=True)
         return
     workers = [
         process for process in psutil.Process().children(recursive=True)
         if "".join(process.cmdline()).startswith("ray::MapWorker")
     ]
     workers[0].kill()
-    print("killed")
+    print("happened: killed", flush=True)
 
 threading.Thread(target=break_something, daemon=True).start()
 report = segment_images([photos], model, out, batch_size=2)
-print(report.done, report.found, report.failed, flush=True)
+print("counts:", report.done, report.found, report.failed, flush=True)
 ray.shutdown()
 cluster.shutdown()
 """
@@ -178,9 +179,10 @@ def test_a_worker_and_a_machine_die(model, tmp_path, fault):
     words = [sys.executable, "-c", DRIVER, str(photos), str(model), str(tmp_path / "out"), fault]
     found = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr[-2000:]
-    happened, *_, counts = found.stdout.splitlines()
-    assert happened == {"worker": "killed", "node": "removed"}[fault]
-    done, already, failed = map(int, counts.split())
+    # Ray prints lines of its own between them.
+    lines = dict(re.findall(r"^(happened|counts): (.*)$", found.stdout, re.MULTILINE))
+    assert lines["happened"] == {"worker": "killed", "node": "removed"}[fault]
+    done, already, failed = map(int, lines["counts"].split())
     # A batch that was repeated finds the results of its first images.
     assert done + already == 40
     assert failed == 0
