@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +82,11 @@ def _one(folder: Path, side: int, limit: str, model: str) -> None:
             small = random.integers(0, 256, (3, rows // 16 + 1, side // 16 + 1), dtype=np.uint8)
             values = small.repeat(16, axis=1).repeat(16, axis=2)[:, :rows, :side]
             file.write(values, window=((top, top + rows), (0, side)))
-    begin = time.perf_counter()
     report = pna.segment_raster(pna.load(model), path, folder / "out", memory=limit)
     print(
         json.dumps(
             {
                 "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                "seconds": time.perf_counter() - begin,
                 "tile": report.tile[0],
                 "blocks": report.num_blocks,
             }
@@ -128,13 +125,12 @@ def _tables(content: dict[str, Any]) -> str:
     if "memory" in content:
         parts.append(f"Square rasters of noise (`{content['memory']['model']}`):\n")
         parts.append(
-            "| side | allowed | peak of the process | tile | blocks | seconds |\n"
-            "|---|---|---|---|---|---|"
+            "| side | allowed | peak of the process | tile | blocks |\n|---|---|---|---|---|"
         )
         for row in content["memory"]["rows"]:
             parts.append(
                 f"| {row['side']:,} | {row['memory']} | {row['peak'] / 1e9:.2f} GB | {row['tile']} "
-                f"| {row['blocks']} | {row['seconds']:.0f} |"
+                f"| {row['blocks']} |"
             )
         parts.append(f"\n{sentence(content['memory']['machine'])}\n")
     return "\n".join(parts)

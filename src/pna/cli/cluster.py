@@ -1,6 +1,7 @@
 """`pna segment --engine ray`: many images, and rasters, on many machines."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,6 @@ def _segment_rasters(
 
 
 def _segment_images(args: argparse.Namespace, inputs: list[str], replicas: "Replicas") -> int:
-    import sys
-
     from pna.cluster.run import segment_images
 
     with ProgressLine(str(args.out), "images") as progress:

@@ -158,7 +158,7 @@ class Raster:
             As `read`.
         """
         with _naming(self.path):
-            values, valid = self._reduced(list(self.bands), side)
+            values, valid = self._reduced(side)
         return self._to_rgb(values, valid)
 
     def read_values(self, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -171,13 +171,13 @@ class Raster:
             (bands, h, w), and (h, w), where they are valid.
         """
         with _naming(self.path):
-            values, valid = self._reduced(list(self.bands), side)
+            values, valid = self._reduced(side)
         return values, valid & np.isfinite(values).all(axis=0)
 
-    def _reduced(self, bands: list[int], side: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _reduced(self, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         share = min(1.0, side / max(self.height, self.width))
         size = (max(1, round(share * self.height)), max(1, round(share * self.width)))
-        values = self._file.read(bands, out_shape=(len(bands), *size))
+        values = self._file.read(list(self.bands), out_shape=(len(self.bands), *size))
         return values, self._valid(out_shape=size)
 
     def _to_rgb(

@@ -20,8 +20,9 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _TILES = (1024, 768, 512, 384, 256, 192, 128)
 _PROBE = 384
 _LARGEST_BLOCK = 8192
-# Bytes for a pixel, and those that the process took before, of the models that were measured.
-_MEASURED: "WeakKeyDictionary[BaseSegmenter, tuple[float, float]]" = WeakKeyDictionary()
+# Of each model and device that were measured: bytes for a pixel, and those taken before.
+_Measured = dict[torch.device, tuple[float, float]]
+_MEASURED: "WeakKeyDictionary[BaseSegmenter, _Measured]" = WeakKeyDictionary()
 # What is planned stays below what may be taken: allocators keep more than is in use.
 _SHARE = 0.8
 
@@ -81,9 +82,10 @@ def plan_memory(
     tile = tile or fixed
     height, width = tile or (_PROBE, _PROBE)
     probe = fixed or (min(_PROBE, height), min(_PROBE, width))
-    if model not in _MEASURED:
-        _MEASURED[model] = _measure(model, device, probe)
-    per_pixel, held = _MEASURED[model]
+    measured = _MEASURED.setdefault(model, {})
+    if device not in measured:
+        measured[device] = _measure(model, device, probe)
+    per_pixel, held = measured[device]
     if memory is None:
         memory = max(4 * 10**9, int(held) + 2 * 10**9)
     classes = model.num_classes

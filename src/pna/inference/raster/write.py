@@ -156,7 +156,8 @@ def check_polygons(raster: Raster, polygons: str | None) -> None:
             f"{raster.path}: it has no place, and GeoJSON is in longitude and latitude: take gpkg, "
             "which is in pixels then"
         )
-    corner = {"type": "Point", "coordinates": raster.place.transform @ (0, 0)}
+    transform = raster.place.transform
+    corner = {"type": "Point", "coordinates": (transform.c, transform.f)}
     try:
         require("rasterio.warp").transform_geom(raster.place.crs, _GEOJSON_CRS, corner)
     except gdal_errors() as error:
