@@ -273,7 +273,7 @@ def test_the_ratio_is_hit_on_average_and_only_grows():
         ({"split": "val", "ratio": 1.5}, "ratio is the share .* 0..1, got 1.5"),
         ({"split": "val", "split_list": "a.txt"}, "split .* both choose the pairs"),
         ({"split": "test"}, "Folder has no split 'test': expected one of train, val"),
-        ({"masks": "rgb"}, "masks must be 'index' or 'color'"),
+        ({"masks": "rgb"}, "masks must be index or color or polygons"),
         ({"split_list": "gone.txt"}, "cannot read the split list gone.txt"),
         ({"ignore": (0, 0, 0)}, "ignore is a whole number for masks of indices, got"),
         ({"ignore": 0, "masks": "color"}, "ignore for masks of colors: color 0 is not three"),

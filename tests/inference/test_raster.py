@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from color_segmenter import ColorSegmenter
+from pna.data.polygons import read_polygon_mask
 from pna.data.raster import Raster
 from pna.errors import MissingFileError, PnaError
 from pna.inference import segment
@@ -220,6 +221,10 @@ class TestFiles:
             crs = layer.crs.to_string()
         assert len(features) == report.num_polygons > 3
         assert {f["properties"]["class"] for f in features} == set(report.pixels)
+        drawn = read_polygon_mask(report.polygons, scene, by_brightness().labels)
+        wanted = values_of(report.labels)[0]
+        # Where there is no data there is no polygon.
+        np.testing.assert_array_equal(drawn, np.where(wanted == 255, 0, wanted))
         if form == "geojson":
             assert "CRS84" in crs or crs == "EPSG:4326"
             x, y = features[0]["geometry"]["coordinates"][0][0]

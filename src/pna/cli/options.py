@@ -54,8 +54,14 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     )
     folder.add_argument(
         "--masks",
-        choices=("index", "color"),
-        help="masks hold class indices or colors (default: index)",
+        choices=("index", "color", "polygons"),
+        help="masks hold class indices, colors, or polygons in GeoJSON or GeoPackage (default: "
+        "index)",
+    )
+    folder.add_argument(
+        "--class-property",
+        metavar="NAME",
+        help="the property of a polygon that holds its class (default: class)",
     )
     folder.add_argument(
         "--ignore",
@@ -103,6 +109,7 @@ def create_dataset_of(
         split_list=args.split_list,
         masks=args.masks,
         ignore=args.ignore,
+        class_property=args.class_property,
         bands=bands if args.bands is None else read_band_file(args.bands),
     )
 
@@ -118,7 +125,7 @@ def check_dataset_arguments(args: argparse.Namespace) -> None:
     # Silently ignored they would score or check something else than was asked for.
     given = [
         name
-        for name in ("labels", "masks", "ignore", "split_list", "bands")
+        for name in ("labels", "masks", "class_property", "ignore", "split_list", "bands")
         if getattr(args, name) is not None
     ]
     if args.dataset != "folder" and given:

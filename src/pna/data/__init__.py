@@ -6,7 +6,7 @@ One file per data set, all alike; `create_dataset` makes one by name.
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pna.bands import Band
 from pna.data.camvid import CamVid
@@ -16,7 +16,7 @@ from pna.data.damage import ConcreteDamage
 from pna.data.dataset import Batch, Sample, SegmentationDataset
 from pna.data.deepglobe import DeepGlobe
 from pna.data.errors import DataError, DataWarning
-from pna.data.folder import Folder
+from pna.data.folder import Folder, MaskKind
 from pna.data.pairs import Pair
 from pna.data.trans10k import Trans10k
 from pna.data.voc2012 import VOC2012
@@ -90,8 +90,9 @@ def create_dataset(
     labels: LabelSpace | None = None,
     split_list: str | Path | None = None,
     ratio: float | None = None,
-    masks: Literal["index", "color"] | None = None,
+    masks: MaskKind | None = None,
     ignore: int | Color | str | None = None,
+    class_property: str | None = None,
     bands: Sequence[Band] | None = None,
 ) -> SegmentationDataset:
     """Make a data set by name.
@@ -103,8 +104,9 @@ def create_dataset(
         labels: Only for `folder`, which needs it: the label space.
         split_list: Only for `folder`: a file with one stem a line.
         ratio: Only for `folder`: share of the pairs in `val`.
-        masks: Only for `folder`: whether masks hold indices or colors.
+        masks: Only for `folder`: whether masks hold indices, colors or polygons.
         ignore: Only for `folder`: value or color of ignored pixels in the masks.
+        class_property: Only for `folder`: the property of a polygon that holds its class.
         bands: Only for `folder`: the channels of the images, where they are not red, green and
             blue.
 
@@ -128,6 +130,7 @@ def create_dataset(
         "ratio": ratio,
         "masks": masks,
         "ignore": ignore,
+        "class_property": class_property,
         "bands": bands,
     }
     options = {key: value for key, value in given.items() if value is not None}

@@ -5,18 +5,22 @@ import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pna.bands import Band
+from pna.data import polygons
 from pna.data.dataset import SegmentationDataset
 from pna.data.errors import DataError, DataWarning
-from pna.data.pairs import Pair, composed, match_pairs, read_list
+from pna.data.pairs import IMAGE_SUFFIXES, Pair, composed, match_pairs, read_list
 from pna.data.reading import read_color_mask, read_index_mask
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX, Color, LabelSpace, read_color
+
+MaskKind = Literal["index", "color", "polygons"]
+"""What masks of a folder hold."""
 
 
 class Folder(SegmentationDataset):
@@ -28,9 +32,11 @@ class Folder(SegmentationDataset):
         labels: The label space.
         split_list: A text file with one stem a line; takes exactly those, so `split` must be None.
         ratio: Share of the pairs in `val`, 0..1, hit on average.
-        masks: Whether mask pixels are class indices or the exact colors of `labels`.
+        masks: Whether mask pixels are class "index"es or the exact "color"s of `labels`, or masks
+            are "polygons" in files of GeoJSON or GeoPackage.
         ignore: Ignored pixels in the masks, besides 255 or `IGNORE_COLOR`: a value for masks of
             indices, even that of a class; a color that no class has for masks of colors.
+        class_property: The property of a polygon that holds its class; see `read_polygon_mask`.
         bands: The channels of images that rasterio reads, where they are not red, green and blue.
 
     Raises:
@@ -55,8 +61,9 @@ class Folder(SegmentationDataset):
         labels: LabelSpace,
         split_list: str | Path | None = None,
         ratio: float = 0.2,
-        masks: Literal["index", "color"] = "index",
+        masks: MaskKind = "index",
         ignore: int | Color | str | None = None,
+        class_property: str | None = None,
         bands: Sequence[Band] | None = None,
     ) -> None:
         if split is not None:
@@ -65,13 +72,21 @@ class Folder(SegmentationDataset):
             raise DataError(
                 f"split {split!r} and split_list {split_list} both choose the pairs: give one"
             )
-        if masks not in ("index", "color"):
-            raise DataError(f"masks must be 'index' or 'color', got {masks!r}")
+        if masks not in get_args(MaskKind):
+            raise DataError(f"masks must be {' or '.join(get_args(MaskKind))}, got {masks!r}")
+        if class_property is not None and masks != "polygons":
+            raise DataError(
+                f"class_property is for masks='polygons', got {class_property!r} for {masks!r}"
+            )
         self.masks = masks
+        self.class_property = class_property
         self.ignored_value, self.ignored_color = _read_ignored(ignore, masks, labels)
         # Options are checked first: matching reads two whole folders.
         stems = None if split_list is None else read_list(Path(split_list))
-        pairs = match_pairs(Path(root) / "images", Path(root) / "masks", stems)
+        suffixes = polygons.SUFFIXES if masks == "polygons" else IMAGE_SUFFIXES
+        pairs = match_pairs(
+            Path(root) / "images", Path(root) / "masks", stems, mask_suffixes=suffixes
+        )
         if split is not None:
             pairs = _part(pairs, split, ratio, root)
         lossy = [pair.mask for pair in pairs if pair.mask.suffix.lower() in (".jpg", ".jpeg")]
@@ -90,6 +105,10 @@ class Folder(SegmentationDataset):
         """Read the mask of a pair as class indices (H, W)."""
         if self.masks == "color":
             return read_color_mask(pair.mask, self.labels, ignore=self.ignored_color)
+        if self.masks == "polygons":
+            return polygons.read_polygon_mask(
+                pair.mask, pair.image, self.labels, name=self.class_property
+            )
         values = read_index_mask(pair.mask)
         if self.ignored_value is None:
             return values
@@ -130,6 +149,10 @@ def _read_ignored(
     """Return the ignored value of masks of indices, or the ignored color of masks of colors."""
     if ignore is None:
         return None, None
+    if masks == "polygons":
+        raise DataError(
+            f"ignore is for masks of pixels, got {ignore!r}; polygons of the class 255 are ignored"
+        )
     if masks == "index":
         try:
             return operator.index(ignore), None  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ class Raster:
     ) -> None:
         self.path = path
         self.channels = channels
-        self._file = _open(path)
+        self._file = open_file(path)
         try:
             self.height, self.width = int(self._file.height), int(self._file.width)
             self.place = Place(self._file.crs, self._file.transform)
@@ -325,7 +325,7 @@ def open_bands(
 
 def _find_bands(path: Path, bands: Sequence[Band]) -> tuple[int, ...]:
     """Return the places of a model's bands in a file."""
-    with _open(path) as file:
+    with open_file(path) as file:
         called = _described(file)
     names = [band.name.lower() for band in bands]
     if set(names) <= set(called):
@@ -375,7 +375,7 @@ def describe(path: Path) -> Description | None:
     """
     require("rasterio")
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             return Description(_has_place(file), int(file.height) * int(file.width))
     except PnaError:
         return None
@@ -402,7 +402,7 @@ def list_bands(path: Path) -> Bands:
         MissingFileError: There is no such file.
         PnaError: It cannot be read as a raster.
     """
-    with _open(path) as file:
+    with open_file(path) as file:
         return Bands(file.count, tuple(_described(file)), set(file.dtypes) == {"uint8"})
 
 
@@ -410,7 +410,13 @@ def _has_place(file: Any) -> bool:
     return bool(file.crs is not None or not file.transform.is_identity or file.gcps[0])
 
 
-def _open(path: Path) -> Any:
+def open_file(path: Path) -> Any:
+    """Open a file by rasterio.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: rasterio is missing, or cannot read the file.
+    """
     rasterio = require("rasterio")
     import warnings
 

@@ -57,6 +57,7 @@ def create_split(data: DataSection, use: Literal["train", "val"]) -> Segmentatio
         masks=data.masks,
         ratio=data.ratio,
         ignore=data.ignore,
+        class_property=data.class_property,
         bands=None if data.bands is None else read_band_file(data.bands),
     )
     if use == "train" and data.limit is not None:

@@ -174,8 +174,10 @@ class DataSection(Section):
     """Split to evaluate on."""
     labels: str | None = None
     """Only for `folder`: JSON file of its label space, or the name of a known one."""
-    masks: Literal["index", "color"] | None = None
-    """Only for `folder`: whether its masks hold class indices or colors."""
+    masks: Literal["index", "color", "polygons"] | None = None
+    """Only for `folder`: whether its masks hold class indices, colors or polygons."""
+    class_property: str | None = None
+    """Only for `folder`: the property of a polygon that holds its class."""
     ignore: int | tuple[int, int, int] | None = None
     """Only for `folder`: value or color of ignored pixels in its masks, besides 255."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
