@@ -1,14 +1,18 @@
 """Train mask refiners and their controls, and score them on held-out and on real masks.
 
+    python benchmarks/masks.py errors FOLDER --data PATH
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
+        [--errors FOLDER]
     python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
 
 In place of a RUN, `score` takes `guided-filter` and `dense-crf` too.
 
-`train` continues a run that was interrupted. Networks: `refiner`, `decoder` and `decoder-features`
-(convolutional decoders of its size; the second hands its features on). `score` writes
-`results/masks.json` and `masks.md`: on scenes that were held out, made coarse by a rule that no
-training used, on right masks, which are to stay, and on other networks' masks.
+`errors` trains networks on halves of the scenes and writes their masks of the other halves, which
+`train` then takes for some of its examples. Both continue a run that was interrupted. Networks:
+`refiner`, `decoder` and `decoder-features` (convolutional decoders of its size; the second hands
+its features on). `score` writes `results/masks.json` and `masks.md`: on scenes that were held out,
+made coarse by a rule that no training used, on right masks, which are to stay, and on other
+networks' masks.
 
 PATH holds `crisp` (folders images, masks and objects), `hrcds` (images, masks) and `realmasks` (a
 folder for each set with images, gt and a folder for each method).
@@ -33,6 +37,7 @@ from pna.lab.machine import describe
 from pna.lab.masks.calibration import calibrate
 from pna.lab.masks.coarsen import coarsen
 from pna.lab.masks.decoder import create_mask_decoder
+from pna.lab.masks.network_errors import VARIANTS, with_errors, write_errors
 from pna.lab.masks.scenes import Scene, draw_example, find_colored, find_crisp, split
 from pna.lab.masks.scoring import (
     FloatArray,
@@ -80,6 +85,7 @@ class RunSettings:
     network: str
     steps: int
     seed: int
+    has_errors: bool
     size: tuple[int, int] = (256, 256)
     batch_size: int = 8
 
@@ -91,9 +97,11 @@ def find_scenes(data: Path) -> tuple[list[Scene], list[Scene]]:
     return split([*scenes, *find_colored(data / "hrcds", "damage", DAMAGE)])
 
 
-def train(run: Path, data: Path, settings: RunSettings) -> None:
+def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> None:
     """Train, or go on training."""
     scenes, held_out = find_scenes(data)
+    if errors is not None:
+        scenes = with_errors(scenes, errors)
     torch.manual_seed(settings.seed)
     network = NETWORKS[settings.network]()
     encoder = {name for name, _ in network.named_parameters() if name.startswith("encoder.")}
@@ -216,8 +224,10 @@ def main() -> None:
     """Train or score."""
     parser = argparse.ArgumentParser(description="Train and score mask refiners.")
     commands = parser.add_subparsers(dest="command", required=True)
-    parts = {name: commands.add_parser(name) for name in ("train", "score")}
+    parts = {name: commands.add_parser(name) for name in ("errors", "train", "score")}
+    parts["errors"].add_argument("folder", type=Path)
     parts["train"].add_argument("run", type=Path)
+    parts["train"].add_argument("--errors", type=Path, help="a folder of `errors`")
     for part in parts.values():
         part.add_argument("--data", type=Path, required=True)
     parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
@@ -227,9 +237,16 @@ def main() -> None:
     parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
     parts["score"].add_argument("--radius", type=int)
     arguments = parser.parse_args()
-    if arguments.command == "train":
-        settings = RunSettings(arguments.network, arguments.steps, arguments.seed)
-        train(arguments.run, arguments.data, settings)
+    if arguments.command == "errors":
+        scenes, _ = find_scenes(arguments.data)
+        for variant in VARIANTS:
+            write_errors(scenes, arguments.folder, variant)
+    elif arguments.command == "train":
+        errors = arguments.errors
+        settings = RunSettings(
+            arguments.network, arguments.steps, arguments.seed, errors is not None
+        )
+        train(arguments.run, arguments.data, settings, errors)
     else:
         file = RESULTS / "masks.json"
         results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

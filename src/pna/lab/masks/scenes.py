@@ -22,10 +22,17 @@ from pna.labels import LabelSpace
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
 
 _LEAST_PIXELS = 64
 """An object with fewer is no example of an outline."""
 _HELD_OUT_EVERY = 10
+_ERRORS = 0.3
+"""Share of the examples with a network's mask, of scenes that have some."""
+_AROUND = 0.2
+"""Share of a mask's sides, around it, in which a network's foreground may be part of it."""
+_LEAST_IOU = 0.5
+"""A mask that agrees less is not this object's: nobody could refine it into that."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,14 @@ class Scene:
         objects: File of the map.
         kind: Where it is from: "osie", "nuclei", ...
         labels: The classes of a map in colors; None for a map of numbers.
+        errors: Files of masks of the foreground that networks predicted; see `network_errors`.
     """
 
     image: Path
     objects: Path
     kind: str
     labels: LabelSpace | None = None
+    errors: tuple[Path, ...] = ()
 
 
 class Example(NamedTuple):
@@ -51,10 +60,12 @@ class Example(NamedTuple):
     Attributes:
         image: (H, W, 3) RGB.
         mask: (H, W).
+        given: (H, W) float32, what a network took for the mask; None where none is known.
     """
 
     image: UInt8Array
     mask: BoolArray
+    given: FloatArray | None = None
 
 
 def find_crisp(root: Path, kinds: Sequence[str], *, without: Sequence[str] = ()) -> list[Scene]:
@@ -133,6 +144,42 @@ def choose_mask(objects: npt.NDArray[np.integer], rng: np.random.Generator) -> B
     return chosen
 
 
+def choose_error(
+    scene: Scene,
+    objects: npt.NDArray[np.integer],
+    mask: BoolArray,
+    rng: np.random.Generator,
+) -> FloatArray | None:
+    """Choose what a network took for a mask, (H, W) in [0, 1]; None if it took it for another.
+
+    Of a network's foreground that is the part near the mask, without other objects.
+
+    Args:
+        scene: With errors.
+        objects: (H, W) its map of objects.
+        mask: (H, W) one of them, or all.
+        rng: Source of the choice.
+    """
+    path = scene.errors[int(rng.integers(len(scene.errors)))]
+    predicted = read_index_mask(path).astype(np.float32) / 255
+    if predicted.shape != mask.shape:
+        raise PnaError(
+            f"{path}: expected a mask of {mask.shape}, as the image has, got {predicted.shape}"
+        )
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    around = np.zeros_like(mask)
+    margins = [int(_AROUND * (np.ptp(where) + 1)) for where in (rows, cols)]
+    around[
+        max(0, rows[0] - margins[0]) : rows[-1] + margins[0] + 1,
+        max(0, cols[0] - margins[1]) : cols[-1] + margins[1] + 1,
+    ] = True
+    is_other = (objects > 0) & ~mask
+    given = np.where(around & ~is_other, predicted, np.float32(0))
+    is_given = given > 0.5
+    overlap = (is_given & mask).sum() / (is_given | mask).sum()
+    return given if overlap >= _LEAST_IOU else None
+
+
 def draw_example(
     scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Generator
 ) -> Example:
@@ -152,19 +199,38 @@ def draw_example(
         weights = np.sqrt([sum(scene.kind == kind for scene in scenes) for kind in kinds])
         kind = rng.choice(kinds, p=weights / weights.sum())
         candidates = [scene for scene in scenes if scene.kind == kind]
-        image, objects = read_scene(candidates[rng.integers(len(candidates))])
+        chosen = int(rng.integers(len(candidates)))
+        image, objects = read_scene(candidates[chosen])
         mask = choose_mask(objects, rng)
         if mask is None:
             continue
+        scene = candidates[chosen]
+        if scene.errors and rng.random() < _ERRORS:
+            given = choose_error(scene, objects, mask, rng)
+            if given is not None:
+                return cut(image, mask, size, rng, given=given)
         example = cut(image, mask, size, rng)
         if example.mask.any():
             return paste_copies(example, rng) if made < 0.25 else example
 
 
 def cut(
-    image: UInt8Array, mask: BoolArray, size: tuple[int, int], rng: np.random.Generator
+    image: UInt8Array,
+    mask: BoolArray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    given: FloatArray | None = None,
 ) -> Example:
-    """Cut a part of an image around some of a mask, scaled so that the mask fills a share of it."""
+    """Cut a part of an image around some of a mask, scaled so that the mask fills a share of it.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W).
+        size: Of the part.
+        rng: Source of place and scale.
+        given: (H, W) what a network took for the mask, cut alike.
+    """
     H, W = size
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     extent = max(np.ptp(rows) + 1, np.ptp(cols) + 1)
@@ -190,9 +256,16 @@ def cut(
     missing = ((0, max(0, H - target[1])), (0, max(0, W - target[0])))
     pixels = np.pad(np.asarray(part), (*missing, (0, 0)), mode="edge")[:H, :W]
     inside = np.pad(small, missing, mode="edge")[:H, :W]
+    predicted = None
+    if given is not None:
+        shares = Image.fromarray(given).resize(target, Image.Resampling.BILINEAR, box)
+        predicted = np.pad(np.asarray(shares), missing, mode="edge")[:H, :W]
     if rng.random() < 0.5:
         pixels, inside = pixels[:, ::-1], inside[:, ::-1]
-    return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(inside))
+        predicted = None if predicted is None else predicted[:, ::-1]
+    if predicted is not None:
+        predicted = np.ascontiguousarray(predicted)
+    return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(inside), predicted)
 
 
 def cut_part(

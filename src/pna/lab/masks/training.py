@@ -1,6 +1,7 @@
 """Training of a mask refiner: a third of the masks is right, a third nearly right, the rest coarse.
 
 A refiner that saw coarse masks alone would change right ones: half of what people own is good.
+Where masks that networks predicted are at hand (`pna.lab.masks.network_errors`), some are those.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,11 @@ def draw_batch(
         rng = np.random.default_rng(mixed_seed("sample", seed, step, i))
         example = draw_example(scenes, size, rng)
         examples.append(example)
-        given.append(disturb(example.mask, rng))
+        if example.given is None:
+            given.append(disturb(example.mask, rng))
+        else:  # most people own masks that are cut
+            is_cut = rng.random() < 0.7
+            given.append((example.given > 0.5).astype(np.float32) if is_cut else example.given)
     images = torch.from_numpy(np.stack([example.image for example in examples]))
     truth = torch.from_numpy(np.stack([example.mask for example in examples]))
     return Batch(
