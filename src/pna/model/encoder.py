@@ -41,20 +41,32 @@ class FixedStrideError(PnaError):
     """The encoder cannot be dilated."""
 
 
-class TimmEncoder(nn.Module):
-    """A timm backbone that returns the levels of stride 4 and coarser, as (B, C, h, w).
-
-    Made by `create_encoder`, which also checks that `channels` and `strides` are true.
+class Encoder(nn.Module):
+    """Base of all encoders: normalized images (B, C, H, W) to features (B, C_i, h, w).
 
     Attributes:
         name: timm's name.
-        channels: Channels of each level, fine to coarse.
+        channels: Channels C_i of each level, fine to coarse.
         strides: Image pixels per cell of each level, ascending; neighbors may be equal.
         mean: Mean per channel of the images it was trained on, for values in [0, 1]; RGB, or its
             bands.
         std: Standard deviation per channel, likewise.
-        divisor: Heights and widths of images must be multiples of this: the coarsest stride, or 1
-            with `any_size`.
+        divisor: Heights and widths of images must be multiples of this.
+    """
+
+    name: str
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    divisor: int
+
+
+class TimmEncoder(Encoder):
+    """A timm backbone that returns the levels of stride 4 and coarser.
+
+    Made by `create_encoder`, which also checks that `channels` and `strides` are true. The divisor
+    is the coarsest stride, or 1 with `any_size`.
 
     Args:
         name: timm's name.
@@ -83,8 +95,8 @@ class TimmEncoder(nn.Module):
         self.name = name
         self.channels = tuple(int(info.channels()[i]) for i in self._levels)
         self.strides = tuple(strides[i] for i in self._levels)
-        self.mean: tuple[float, ...] = tuple(config["mean"])
-        self.std: tuple[float, ...] = tuple(config["std"])
+        self.mean = tuple(config["mean"])
+        self.std = tuple(config["std"])
         if bands is not None:
             self.mean = tuple(band.unit_mean for band in bands)
             self.std = tuple(band.unit_std for band in bands)

@@ -16,7 +16,7 @@ from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.psp import PSPHead
 from pna.model.coarse.upernet import UPerHead
 from pna.model.config import ModelConfig, ModelOptions
-from pna.model.encoder import EncoderWeights, FixedStrideError, TimmEncoder, create_encoder
+from pna.model.encoder import Encoder, EncoderWeights, FixedStrideError, TimmEncoder, create_encoder
 from pna.model.pna.config import PNAConfig
 from pna.model.pna.head import PNAHead
 from pna.model.refiner import Refiner
@@ -273,7 +273,7 @@ def allow_head_options(config: ModelConfig, *names: str) -> None:
 def assemble(
     config: ModelConfig,
     labels: LabelSpace,
-    encoder: TimmEncoder,
+    encoder: Encoder,
     coarse: nn.Module,
     *,
     neck: nn.Module | None = None,

@@ -19,7 +19,7 @@ from pna.bands import Band
 from pna.errors import PnaError
 from pna.labels import LabelSpace
 from pna.model.config import CascadeConfig, InferenceSize, ModelConfig
-from pna.model.encoder import TimmEncoder
+from pna.model.encoder import Encoder
 from pna.model.pna.head import PNAHead
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
@@ -298,7 +298,7 @@ class Segmenter(BaseSegmenter):
 
     def __init__(
         self,
-        encoder: TimmEncoder,
+        encoder: Encoder,
         coarse: nn.Module,
         labels: LabelSpace,
         *,
@@ -336,8 +336,9 @@ class Segmenter(BaseSegmenter):
         return f"encoder {self.encoder.name}"
 
     def encoder_parameters(self) -> frozenset[str]:
-        """Return the names of the encoder's trainable parameters."""
-        named = self.encoder.named_parameters(prefix="encoder")
+        """Return the names of the encoders' trainable parameters; a baseline has a second one."""
+        encoders = ((n, m) for n, m in self.named_modules() if isinstance(m, Encoder))
+        named = (pair for prefix, encoder in encoders for pair in encoder.named_parameters(prefix))
         return frozenset(name for name, p in named if p.requires_grad)
 
     def encode(self, images: Tensor) -> RefinerInput:

@@ -1,13 +1,18 @@
 """Baselines: other refinements and decoders, one file each, with its losses and its sources."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from pna.lab.baselines.crf import build_fcn_crf
 from pna.lab.baselines.decoder import build_fcn_decoder, build_fcn_decoder_features
 from pna.lab.baselines.eblnet import build_eblnet
 from pna.lab.baselines.fapn import build_fapn
+from pna.lab.baselines.glnet import build_glnet
+from pna.lab.baselines.isdnet import build_isdnet
+from pna.lab.baselines.magnet import build_magnet
 from pna.lab.baselines.pointrend import build_deeplabv3_pointrend, build_fpn_pointrend
 from pna.lab.baselines.segfix import build_fcn_segfix
+from pna.lab.baselines.translab import build_translab
 from pna.model import presets
 from pna.model.config import ModelOptions
 from pna.model.pna.config import PNAConfig
@@ -36,6 +41,21 @@ PRESETS: Mapping[str, Preset] = {
         build_fcn_decoder_features, LITE_ENCODER, LITE_OPTIONS, LITE_PNA
     ),
     "fcn-segfix": Preset(build_fcn_segfix),
+    # For large images; in the paper's tables with ResNet-50, ISDNet with ResNet-18. A patch is a
+    # fifth or a quarter of a side, as on DeepGlobe; of small images it is a third.
+    "glnet": Preset(build_glnet, "resnet50", options=_NO_AUX),
+    "glnet-thirds": Preset(partial(build_glnet, ratio=3), "resnet50", options=_NO_AUX),
+    "magnet": Preset(build_magnet, "resnet50", options=_NO_AUX),
+    "magnet-thirds": Preset(partial(build_magnet, scales=(2, 3)), "resnet50", options=_NO_AUX),
+    "isdnet": Preset(
+        build_isdnet,
+        "resnet18",
+        options=ModelOptions(output_stride=8, coarse_channels=128, rates=(12, 24, 36), aux=True),
+    ),
+    "translab": Preset(
+        build_translab,
+        options=ModelOptions(output_stride=16, coarse_channels=256, rates=(6, 12, 18), aux=False),
+    ),
 }
 """The library's presets and the baselines; pass it as `presets=` to `pna.create_model`, `pna.load`
 and `pna.train`."""

@@ -1,0 +1,138 @@
+"""For baselines of large images: an encoder of the reduced image, and patches of the image."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pna.model.encoder import Encoder
+from pna.model.resize import average
+
+NO_GRAPH = "a network of patches runs as often as the size of the image says"
+"""Why such a refiner is no part of a compiled graph, and cannot be exported."""
+
+
+class ReducedEncoder(Encoder):
+    """An encoder that sees the image at a fraction of its size.
+
+    Args:
+        encoder: For the reduced image.
+        ratio: Sides of the image over those of the reduced one.
+    """
+
+    def __init__(self, encoder: Encoder, ratio: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.ratio = ratio
+        self.name = encoder.name
+        self.channels = encoder.channels
+        self.strides = tuple(ratio * stride for stride in encoder.strides)
+        self.mean, self.std = encoder.mean, encoder.std
+        self.divisor = ratio * encoder.divisor
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features of images (B, C, H, W), whose sides are multiples of `divisor`."""
+        H, W = images.shape[-2:]
+        features: list[Tensor] = self.encoder(average(images, (H // self.ratio, W // self.ratio)))
+        return features
+
+
+class Box(NamedTuple):
+    """A part of an image, in shares of its sides."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    def of(self, size: Sequence[int]) -> tuple[slice, slice]:
+        """Return rows and columns of the part, on a map of a size (H, W) of the whole image."""
+        H, W = size
+        rows = slice(round(self.top * H), max(round(self.bottom * H), round(self.top * H) + 1))
+        columns = slice(round(self.left * W), max(round(self.right * W), round(self.left * W) + 1))
+        return rows, columns
+
+
+def plan_patches(
+    size: Sequence[int], patch: Sequence[int], *, overlap: float = 0.0, align: int = 1
+) -> list[Box]:
+    """Cover an image by patches on a regular grid.
+
+    Args:
+        size: (H, W) of the image.
+        patch: (h, w) of a patch, at most those of the image.
+        overlap: Least share of a patch's side that its neighbor covers too, in [0, 1); where
+            patches are aligned, less by a part of `align`.
+        align: They begin at multiples of so many pixels.
+
+    Returns:
+        The patches, row by row; whole pixels of the image.
+
+    Example:
+        >>> [tuple(box) for box in plan_patches((2, 4), (2, 2))]
+        [(0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)]
+    """
+    starts = [
+        _starts(length, side, overlap, align) for length, side in zip(size, patch, strict=True)
+    ]
+    (H, W), (h, w) = size, patch
+    return [
+        Box(row / H, column / W, (row + h) / H, (column + w) / W)
+        for row in starts[0]
+        for column in starts[1]
+    ]
+
+
+def _starts(length: int, side: int, overlap: float, align: int) -> list[int]:
+    number = 1 + math.ceil((length - side) / ((1 - overlap) * side) - 1e-9)
+    if number == 1:
+        return [0]
+    return [align * round(i * (length - side) / (number - 1) / align) for i in range(number)]
+
+
+def crop(x: Tensor, box: Box, size: Sequence[int]) -> Tensor:
+    """Cut a part out of a map and resize it bilinearly, to the fraction of a cell.
+
+    Args:
+        x: (B, C, H, W) of the whole image.
+        box: The part.
+        size: (h, w) of the result.
+
+    Returns:
+        (B, C, h, w).
+    """
+    h, w = size
+    rows = (torch.arange(h, device=x.device) + 0.5) / h * (box.bottom - box.top) + box.top
+    columns = (torch.arange(w, device=x.device) + 0.5) / w * (box.right - box.left) + box.left
+    # grid_sample has -1 and 1 at the borders.
+    y, x_ = torch.meshgrid(2 * rows - 1, 2 * columns - 1, indexing="ij")
+    grid = torch.stack([x_, y], -1).to(x.dtype).expand(len(x), -1, -1, -1)  # (B, h, w, 2)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def paste(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int]) -> Tensor:
+    """Put parts of an image together; where they overlap they are averaged.
+
+    Args:
+        parts: Each with its map (B, C, h, w), of any size.
+        size: (H, W) of the result.
+
+    Returns:
+        (B, C, H, W); 0 where no part is.
+    """
+    total: Tensor | None = None
+    for box, part in parts:
+        if total is None:
+            total = part.new_zeros(len(part), part.shape[1], *size)
+            counts = part.new_zeros(1, 1, *size)
+        rows, columns = box.of(size)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        # Added out of place: gradients of the parts flow.
+        margins = (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop)
+        total = total + F.pad(average(part, shape), margins)
+        counts[..., rows, columns] += 1
+    assert total is not None
+    return total / counts.clamp(min=1)
