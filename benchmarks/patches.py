@@ -1,0 +1,120 @@
+"""Large images whole, and in patches: scores, seconds and memory of one model or of several.
+
+    python benchmarks/patches.py MODEL [MODEL ...] --dataset deepglobe --root PATH --split test
+        --tile 508,508 [--overlap 0.1] [--limit N]
+
+The asterisk of the paper's Table 5 marks results of patches. Each model is evaluated twice, each
+time in a process of its own, whose peak memory is read: on whole images, and by a sliding window of
+that tile. MODEL is a saved model, such as `RUN/model`, or a bundled one. Writes
+`results/patches.json` and `patches.md`.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+from trained import RESULTS
+
+import pna
+from pna.cli.options import add_dataset_arguments, create_dataset_of, parse_size
+from pna.evaluate import evaluate
+from pna.files import write_text_atomically
+from pna.inference.devices import default_device
+from pna.inference.tiling import TilingConfig
+from pna.lab.baselines import PRESETS
+from pna.lab.machine import describe, sentence
+
+_FILE = RESULTS / "patches.json"
+
+
+def measure(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Evaluate a model in this process, whole or in tiles."""
+    device = default_device()
+    network = pna.load(model, device=device, presets=PRESETS)
+    labels = network.labels if arguments.dataset == "folder" else None
+    dataset = create_dataset_of(arguments, arguments.split, labels, network.bands)
+    tiling = TilingConfig()
+    if arguments.tile is not None:
+        tiling = TilingConfig(tile=arguments.tile, overlap=arguments.overlap)
+    start = time.perf_counter()
+    report = evaluate(
+        network, dataset, limit=arguments.limit, tiling=tiling, num_workers=0, progress=False
+    )
+    seconds = time.perf_counter() - start
+    return {
+        "tiling": str(tiling),
+        "images": report.num_images,
+        "miou": report.final.miou,
+        "boundary_iou": report.final.boundary_miou,
+        # The time of reading and scoring included, which is the same for both.
+        "seconds": seconds / report.num_images,
+        "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+def compare(words: list[str], model: str, tile: str) -> list[dict[str, Any]]:
+    """Run both protocols, each in a process of its own."""
+    rows = []
+    for protocol in ([], ["--tile", tile]):
+        command = [sys.executable, __file__, "--measure", model, *words, *protocol]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append({"model": model, **json.loads(found.stdout.splitlines()[-1])})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def table(results: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    parts = [
+        "# Large images whole and in patches\n",
+        "Made by `python benchmarks/patches.py`. mIoU and boundary IoU in per cent; seconds for an",
+        "image, with reading and scoring; peak memory of the process.\n",
+        "| data set | images | model | protocol | mIoU | boundary IoU | s | GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        parts += [
+            f"| {name} | {row['images']} | `{row['model']}` | {row['tiling']} | "
+            f"{100 * row['miou']:.1f} | {100 * row['boundary_iou']:.1f} | {row['seconds']:.2f} | "
+            f"{row['peak'] / 1e9:.2f} |"
+            for row in result["rows"]
+        ]
+    machines = {sentence(result["machine"]) for result in results.values()}
+    return "\n".join([*parts, "", *(f"{machine}." for machine in sorted(machines))]) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Whole images against patches.")
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--tile", type=parse_size, metavar="H,W")
+    parser.add_argument("--overlap", type=float, default=0.1)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    add_dataset_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments, arguments.models[0])))
+        return
+    if arguments.tile is None:
+        parser.error("expected --tile H,W, the patch")
+    tile = ",".join(map(str, arguments.tile))
+    words = [word for word in sys.argv[1:] if word not in arguments.models]
+    at = words.index("--tile")
+    del words[at : at + 2]
+    rows = [row for model in arguments.models for row in compare(words, model, tile)]
+    results = json.loads(_FILE.read_text(encoding="utf-8")) if _FILE.is_file() else {}
+    results[f"{arguments.dataset} {arguments.split}"] = {
+        "rows": rows,
+        "machine": describe(default_device()),
+    }
+    write_text_atomically(_FILE, json.dumps(results, indent=1) + "\n")
+    write_text_atomically(_FILE.with_suffix(".md"), table(results))
+
+
+if __name__ == "__main__":
+    main()
