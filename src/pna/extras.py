@@ -6,6 +6,7 @@ from types import ModuleType
 from pna.errors import PnaError
 
 EXTRAS = {
+    "app": ("gradio",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "geo": ("rasterio", "fiona", "psutil"),
     "ray": ("ray", "pyarrow"),
@@ -13,7 +14,13 @@ EXTRAS = {
 }
 """Packages that `pip install "pna[NAME]"` brings, by the extra's name."""
 
-_PURPOSES = {"export": "ONNX files", "geo": "rasters", "ray": "clusters", "video": "videos"}
+_PURPOSES = {
+    "app": "pages",
+    "export": "ONNX files",
+    "geo": "rasters",
+    "ray": "clusters",
+    "video": "videos",
+}
 
 
 def require(name: str) -> ModuleType:

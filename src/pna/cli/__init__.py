@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "read a checkpoint of the authors' code or of mmsegmentation",
     "recipes": "list the bundled recipes",
     "data": "check a data set: counts, pairs, sizes, labels",
+    "app": "serve a page: drop an image, see it segmented stage by stage",
     "export": "write a model into an ONNX or pt2 file that runs without pna",
     "info": "count the parameters and multiply-accumulates of a model",
 }
