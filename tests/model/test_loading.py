@@ -199,7 +199,10 @@ def test_pushing(model, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert model.push_to_hub("me/model", private=True) == "https://hub.example/me/model"
-    assert calls == {"made": ("me/model", True), "files": ["config.json", "model.safetensors"]}
+    assert calls == {
+        "made": ("me/model", True),
+        "files": ["README.md", "config.json", "model.safetensors"],
+    }
 
 
 def test_pushing_out_of_reach(model, monkeypatch):

@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "check a data set: counts, pairs, sizes, labels",
     "app": "serve a page: drop an image, see it segmented stage by stage",
     "export": "write a model into an ONNX or pt2 file that runs without pna",
+    "push": "upload a trained model and its card to the Hugging Face hub",
     "info": "count the parameters and multiply-accumulates of a model",
 }
 """The library's commands and their lines in `pna --help`; the modules are `pna.cli.NAME`."""

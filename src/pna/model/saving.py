@@ -7,7 +7,7 @@ normalization. Nothing here builds a model; `pna.model.loading` does.
 import errno
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,13 @@ from torch import Tensor
 from pna.errors import PnaError, WeightsError
 from pna.files import replacing_files
 from pna.labels import IGNORE_INDEX, LabelSpace
+from pna.model.card import model_card
 from pna.model.config import CascadeConfig, ModelConfig
 from pna.model.state import distinct_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 FORMAT = 3
 
 
@@ -81,13 +83,24 @@ def save(model: Saveable, folder: str | Path, *, dtype: torch.dtype | None = Non
         weights.chmod(config.stat().st_mode)  # safetensors makes files for the owner alone
 
 
-def push(model: Saveable, repository: str, *, private: bool = False) -> str:
-    """Upload a model to the Hugging Face hub, with the token that `hf auth login` stored.
+def push(
+    model: Saveable,
+    repository: str,
+    *,
+    private: bool = False,
+    scores: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a model and its card to the Hugging Face hub, with the token of `hf auth login`.
 
     Args:
         model: As for `save`.
         repository: OWNER/NAME; made if it is not there.
         private: Whether a repository made here is private.
+        scores: For the card, the content of `scores.json`.
+        recipe: For the card, the YAML of the training.
+        license: For the card, the license of the weights as the hub spells it.
 
     Returns:
         The address of the repository.
@@ -102,6 +115,11 @@ def push(model: Saveable, repository: str, *, private: bool = False) -> str:
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder)
+        assert model.config is not None  # saved
+        card = model_card(
+            model.config, model.labels, repository, scores=scores, recipe=recipe, license=license
+        )
+        (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8")
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder)
