@@ -5,7 +5,8 @@ import pytest
 import rasterio
 from PIL import Image
 
-from pna.data.raster import Raster, describe
+from pna.data.gdal import describe
+from pna.data.raster import Raster
 from pna.errors import MissingFileError, PnaError
 from rasters import PLACE, UTM, shades, write_raster
 

@@ -76,7 +76,7 @@ def is_raster(path: Path) -> bool:
                 stacklevel=2,
             )
         return False
-    from pna.data.raster import describe
+    from pna.data.gdal import describe
     from pna.inference.predictor import LARGEST_WHOLE
 
     about = describe(path)

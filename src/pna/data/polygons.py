@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pna.data.errors import DataError
-from pna.data.raster import gdal_errors, open_file
+from pna.data.gdal import gdal_errors, open_file
 from pna.errors import PnaError
 from pna.extras import require
 from pna.labels import IGNORE_INDEX, LabelSpace

@@ -15,8 +15,7 @@ large TIFF, PNG and JPEG files, too.
 | nodata, masks, transparency | not valid: no class there |
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pna.bands import Band, file_numbers
-from pna.errors import MissingFileError, PnaError
-from pna.extras import require
+from pna.data.gdal import band_names, naming, open_file
+from pna.errors import PnaError
 
 Window = tuple[slice, slice]
 """Rows and columns."""
 Scale = tuple[float, float]
 """The values that become 0 and 1."""
 
+# Formats that decode from the top: a window far down costs as much as the whole.
+_SEQUENTIAL = ("PNG", "JPEG", "GIF", "BMP")
 # Side in pixels of the reduced image whose values tell how to scale one of 16 bits.
 _LOOK = 1024
 
@@ -129,7 +130,7 @@ class Raster:
             PnaError: The file is damaged.
         """
         rows, cols = window
-        with _naming(self.path):
+        with naming(self.path):
             shape = ((rows.start, rows.stop), (cols.start, cols.stop))
             values = self._file.read(list(self.bands), window=shape)
             valid = self._valid(window=shape)
@@ -157,7 +158,7 @@ class Raster:
         Returns:
             As `read`.
         """
-        with _naming(self.path):
+        with naming(self.path):
             values, valid = self._reduced(side)
         return self._to_rgb(values, valid)
 
@@ -170,7 +171,7 @@ class Raster:
         Returns:
             (bands, h, w), and (h, w), where they are valid.
         """
-        with _naming(self.path):
+        with naming(self.path):
             values, valid = self._reduced(side)
         return values, valid & np.isfinite(values).all(axis=0)
 
@@ -239,7 +240,7 @@ class Raster:
                 "bands they are: name them by bands, on the command line --bands 1,2,..."
             )
         # The owner's words before the format's, which calls the first of any three bands red.
-        for called in (_described(self._file), names):
+        for called in (band_names(self._file), names):
             if {"red", "green", "blue"} <= set(called):
                 return tuple(called.index(color) + 1 for color in ("red", "green", "blue"))
         colors = [i for i, name in enumerate(names, 1) if name != "alpha"]
@@ -326,7 +327,7 @@ def open_bands(
 def _find_bands(path: Path, bands: Sequence[Band]) -> tuple[int, ...]:
     """Return the places of a model's bands in a file."""
     with open_file(path) as file:
-        called = _described(file)
+        called = band_names(file)
     names = [band.name.lower() for band in bands]
     if set(names) <= set(called):
         return tuple(called.index(name) + 1 for name in names)
@@ -344,100 +345,3 @@ def _find_bands(path: Path, bands: Sequence[Band]) -> tuple[int, ...]:
     if wrong:
         raise PnaError(f"{path}: its bands are others: {'; '.join(wrong)}: correct the names")
     return numbers
-
-
-def _described(file: Any) -> list[str]:
-    """Return the names that a file gives its bands, in lower case; "" where it gives none."""
-    return [(text or "").strip().lower() for text in file.descriptions]
-
-
-# Formats that decode from the top: a window far down costs as much as the whole.
-_SEQUENTIAL = ("PNG", "JPEG", "GIF", "BMP")
-
-
-class Description(NamedTuple):
-    """What a file is, before its values are read.
-
-    Attributes:
-        has_place: Whether it says where on the earth it lies.
-        num_pixels: Rows times columns.
-    """
-
-    has_place: bool
-    num_pixels: int
-
-
-def describe(path: Path) -> Description | None:
-    """Return what a file is; None where rasterio cannot read it.
-
-    Raises:
-        PnaError: rasterio is missing.
-    """
-    require("rasterio")
-    try:
-        with open_file(path) as file:
-            return Description(_has_place(file), int(file.height) * int(file.width))
-    except PnaError:
-        return None
-
-
-class Bands(NamedTuple):
-    """The bands of a file.
-
-    Attributes:
-        number: How many they are.
-        names: What the file calls them, in lower case; "" where it does not.
-        are_bytes: Whether all are of 8 bits.
-    """
-
-    number: int
-    names: tuple[str, ...]
-    are_bytes: bool
-
-
-def list_bands(path: Path) -> Bands:
-    """Return the bands of a file.
-
-    Raises:
-        MissingFileError: There is no such file.
-        PnaError: It cannot be read as a raster.
-    """
-    with open_file(path) as file:
-        return Bands(file.count, tuple(_described(file)), set(file.dtypes) == {"uint8"})
-
-
-def _has_place(file: Any) -> bool:
-    return bool(file.crs is not None or not file.transform.is_identity or file.gcps[0])
-
-
-def open_file(path: Path) -> Any:
-    """Open a file by rasterio.
-
-    Raises:
-        MissingFileError: There is no such file.
-        PnaError: rasterio is missing, or cannot read the file.
-    """
-    rasterio = require("rasterio")
-    import warnings
-
-    if not path.exists():
-        raise MissingFileError(f"no raster at {path}")
-    with _naming(path), warnings.catch_warnings():
-        # A plain image has no place, and needs none.
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        return rasterio.open(path)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn the errors of rasterio into one that names the file."""
-    try:
-        yield
-    except gdal_errors() as error:
-        # GDAL's own words are in the cause.
-        raise PnaError(f"can't read {path} as a raster: {error.__cause__ or error}") from error
-
-
-def gdal_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of rasterio, and those of GDAL that it lets pass."""
-    return require("rasterio").errors.RasterioError, require("rasterio._err").CPLE_BaseError

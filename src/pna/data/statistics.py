@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from pna.bands import Band, read_bands
 from pna.data.check import spread
-from pna.data.raster import Bands, Raster, Scale, list_bands
+from pna.data.gdal import Bands, list_bands
+from pna.data.raster import Raster, Scale
 from pna.errors import PnaError
 
 MOST_FILES = 200

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pna.data.gdal import gdal_errors
 from pna.data.images import UInt8Array
-from pna.data.raster import Raster, gdal_errors
+from pna.data.raster import Raster
 from pna.errors import PnaError
 from pna.extras import require
 from pna.files import write_atomically
