@@ -21,6 +21,7 @@ from pna.inference.segment import stage_labels
 from pna.inference.tiling import TilingConfig
 from pna.labels import CITYSCAPES, VOC, LabelSpace, generic
 from pna.metrics import SegmentationScores
+from pna.model.config import InferenceSize
 from pna.model.presets import create_model
 from tiny_segmenter import TinySegmenter, by_brightness
 
@@ -60,6 +61,13 @@ def test_model_without_stages_is_scored_as_p0():
     report = evaluate(by_brightness(GRAYS, num_stages=0), Grays(), progress=False)
     assert list(report.stages) == ["P0"]
     assert report.final is report.stages["P0"]
+
+
+def test_a_model_of_its_own_size_says_so():
+    model = by_brightness(GRAYS)
+    model.inference_size = InferenceSize(8, 12)
+    (remark,) = evaluate(model, Grays(), progress=False).remarks
+    assert remark == f"images resized: {model.inference_size}"
 
 
 def test_restores_the_mode_of_every_module():

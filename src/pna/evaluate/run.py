@@ -5,9 +5,8 @@ give the report of one, whatever N.
 """
 
 import contextlib
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,13 @@ from pna.data.loader import read_in_order
 from pna.data.pairs import files_by_stem
 from pna.data.reading import read_index_mask
 from pna.errors import MissingFileError, PnaError
+from pna.evaluate.classes import Renumbered, match_classes
 from pna.evaluate.report import Report
 from pna.evaluate.shares import Share, exchange, find_processes
 from pna.inference.devices import Device
 from pna.inference.segment import stage_labels
 from pna.inference.tiling import WHOLE, TilingConfig
-from pna.labels import IGNORE_INDEX, LabelSpace
+from pna.labels import IGNORE_INDEX
 from pna.model.segmenter import BaseSegmenter
 
 Predict = Callable[[int, Sample], Mapping[str, Tensor]]
@@ -88,8 +88,8 @@ def evaluate(
         >>> list(report.stages), report.num_images
         (['P0', 'P1', 'P2', 'P3', 'P4'], 2)
     """
-    labels, numbers = _match_classes(model, dataset.labels)
-    scored = dataset if numbers is None else _Renumbered(dataset, labels, numbers)
+    labels, numbers = match_classes(model.labels, dataset.labels)
+    scored = dataset if numbers is None else Renumbered(dataset, labels, numbers)
 
     def predict(index: int, sample: Sample) -> Mapping[str, Tensor]:
         maps = stage_labels(model, sample.image.unsqueeze(0), tiling=tiling).stages
@@ -203,32 +203,8 @@ def evaluate_predictions(
     )
 
 
-class _Renumbered:
-    """A data set whose labels have the numbers of a model's classes.
-
-    Args:
-        dataset: The data set.
-        labels: The classes of the result.
-        numbers: The number of each of the data set's classes in them.
-    """
-
-    def __init__(
-        self, dataset: SegmentationDataset, labels: LabelSpace, numbers: Sequence[int]
-    ) -> None:
-        self.dataset, self.labels = dataset, labels
-        self._table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX)
-        self._table[: len(numbers)] = torch.tensor(numbers)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        return sample._replace(labels=self._table[sample.labels])
-
-
 def _count(
-    dataset: SegmentationDataset | _Renumbered,
+    dataset: SegmentationDataset | Renumbered,
     predict: Predict,
     *,
     boundary_width: int,
@@ -267,7 +243,7 @@ def _count(
 
 
 # Returned, not raised: a DataLoader's worker would put its traceback in place of the message.
-def _try_to_read(dataset: SegmentationDataset | _Renumbered, index: int) -> Sample | DataError:
+def _try_to_read(dataset: SegmentationDataset | Renumbered, index: int) -> Sample | DataError:
     try:
         return dataset[index]
     except DataError as error:
@@ -291,7 +267,7 @@ def _track(
 
 def _report(
     total: Share,
-    dataset: SegmentationDataset | _Renumbered,
+    dataset: SegmentationDataset | Renumbered,
     *,
     name: str,
     model: str,
@@ -317,75 +293,6 @@ def _report(
         remarks=() if remark is None else (remark,),
         tiling=tiling,
     )
-
-
-def _match_classes(
-    model: BaseSegmenter, data: LabelSpace
-) -> tuple[LabelSpace, Sequence[int] | None]:
-    """Compare the classes of a model with those of a data set, by number and by name.
-
-    Returns:
-        The classes to score; and, where the model has further ones, the number in them of each
-        class of the data set.
-
-    Raises:
-        PnaError: If their numbers differ, or a class of one has another index in the other.
-    """
-    mine, theirs = _folded_names(model.labels), _folded_names(data)
-    is_named = not (model.labels.is_generic or data.is_generic)
-    if is_named and model.num_classes > data.num_classes and set(theirs) <= set(mine):
-        numbers = [mine.index(name) for name in theirs]
-        scored = tuple(sorted(numbers[c] for c in data.scored))
-        return replace(model.labels, scored=scored), numbers
-    if model.num_classes != data.num_classes:
-        raise PnaError(
-            f"the dataset ({data.name}) has {data.num_classes} classes, the model has "
-            f"{model.num_classes}; evaluate it on the dataset it was trained for, or create it "
-            f"with num_classes={data.num_classes}"
-        )
-    _check_order(model.labels, data)
-    return data, None
-
-
-def _check_order(own: LabelSpace, data: LabelSpace) -> None:
-    """Compare the names of as many classes of a model and a data set.
-
-    Raises:
-        PnaError: If a class of one has another index in the other.
-    """
-    if own.is_generic or data.is_generic:
-        return  # one of them has no names
-    mine, theirs = _folded_names(own), _folded_names(data)
-    for index, name in enumerate(theirs):
-        # A class under another index scores as another class: never what was meant.
-        if name in mine and mine.index(name) != index:
-            raise PnaError(
-                f"class {data.classes[index]!r} is {index} in the dataset ({data.name}) and "
-                f"{mine.index(name)} in the model ({own.name}): give both the same "
-                "classes in the same order"
-            )
-    differing = [index for index, name in enumerate(theirs) if mine[index] != name]
-    if differing:
-        named = ", ".join(
-            f"class {index} is {own.classes[index]!r} in the model and "
-            f"{data.classes[index]!r} in the dataset"
-            for index in differing[:3]
-        )
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        warnings.warn(
-            f"model and dataset differ in the names of classes: {named}{more}; they are scored as "
-            "the same class",
-            DataWarning,
-            stacklevel=4,
-        )
-
-
-def _folded_names(labels: LabelSpace) -> list[str]:
-    """Return names without regard to case, spaces and how accents are composed."""
-    names = (unicodedata.normalize("NFKC", name).casefold() for name in labels.classes)
-    folded = ["".join(sign for sign in name if sign.isalnum()) for name in names]
-    # Classes that differ in nothing else keep their names: "wall" and "wall?" are two.
-    return folded if len(set(folded)) == len(folded) else list(labels.classes)
 
 
 @contextlib.contextmanager
