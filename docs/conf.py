@@ -1,10 +1,18 @@
 """Sphinx configuration: Markdown pages, a generated API, a generated table of settings."""
 
+import sys
+from pathlib import Path
+
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
 import pna
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import pictures  # noqa: E402  # beside this file
 
 project = "pna"
 author = "the pna developers"
@@ -25,6 +33,9 @@ exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "pna"
+html_static_path = ["_static"]
+html_css_files = ["pna.css"]
+html_js_files = ["tables.js", "wipe.js"]
 
 default_role = "code"  # docstrings have single backticks
 autosummary_generate = True
@@ -54,6 +65,36 @@ class RecipeSettings(Directive):
         return container.children
 
 
+class Wipe(Directive):
+    """A wipe between the first and the last stage of a bundled photo."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the HTML."""
+        html = pictures.wipe(self.arguments[0], "_static/pictures/")
+        return [nodes.raw("", html, format="html")]
+
+
+class Gallery(Directive):
+    """All bundled images, segmented."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the HTML."""
+        html = pictures.gallery(DRAWN, "_static/pictures/")
+        return [nodes.raw("", html, format="html")]
+
+
+DRAWN: list[pictures.Picture] = []
+"""The pictures of this build."""
+
+
+def draw_pictures(app):
+    """Draw them, into the folder that is copied as it is; pages of text need none."""
+    if app.builder.format == "html":
+        DRAWN[:] = pictures.draw_pictures(HERE / "_static" / "pictures")
+
+
 def skip_field_aliases(app, what, name, obj, skip, options):
     """Leave out the generated docstrings of named tuples' fields; `Attributes:` has them."""
     return skip or (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
@@ -62,4 +103,7 @@ def skip_field_aliases(app, what, name, obj, skip, options):
 def setup(app):
     """Register the above."""
     app.add_directive("recipe-settings", RecipeSettings)
+    app.add_directive("wipe", Wipe)
+    app.add_directive("gallery", Gallery)
+    app.connect("builder-inited", draw_pictures)
     app.connect("autodoc-skip-member", skip_field_aliases)

@@ -1,9 +1,12 @@
 """Fixtures for every box."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,16 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"no real images: {data} is no folder; set PNA_SHARED to the one above it")
     return data
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        # Without its sandbox, which needs rights that containers do not give.
+        found = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()

@@ -16,7 +16,7 @@ example:
 
 IMAGES = Path(__file__).parent.parent / "bundled" / "images"
 # Pixels near an edge of the subject: in the hair, and on the cheek.
-_POINTS = {"astronaut": (275, 70), "cat": (345, 185)}
+POINTS = {"astronaut": (275, 70), "cat": (345, 185)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     print("voc-lite segments two photos:")
     predictor = Predictor("voc-lite", device=args.device)
     for path in sorted((IMAGES / "photos").iterdir()):
-        point = _POINTS[path.stem]
+        point = POINTS[path.stem]
         prediction = predictor(path, stages=True, similar=point)
         write_results(prediction, photos, path.stem, point=point)
         print(f"{path.name}: {describe(prediction)}")

@@ -1,0 +1,98 @@
+"""Pictures of the documentation, drawn when it is built, by the bundled models.
+
+The landing page has a wipe between P0 and the last stage; the gallery every bundled image, good and
+bad, at full size.
+"""
+
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import pna
+from pna.cli.demo import IMAGES, POINTS
+from pna.data import create_dataset
+from pna.draw import overlay, similarity_figure, strip
+from pna.labels import DAMAGE
+
+
+class Picture(NamedTuple):
+    """A picture of the gallery.
+
+    Attributes:
+        name: Its file.
+        caption: What it shows.
+    """
+
+    name: str
+    caption: str
+
+
+def draw_pictures(folder: Path) -> list[Picture]:
+    """Draw all pictures into a folder; returns those of the gallery."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [*_photos(folder), *_damage(folder)]
+
+
+def _photos(folder: Path) -> list[Picture]:
+    predictor, pictures = pna.Predictor("voc-lite", device="cpu"), []
+    for path in sorted((IMAGES / "photos").iterdir()):
+        stem, space = path.stem, predictor.model.labels
+        prediction = predictor(path, stages=True, similar=POINTS[path.stem])
+        for name, labels in (("first", prediction.stages[0]), ("last", prediction.labels)):
+            drawn = overlay(prediction.image, labels, space)
+            drawn.save(folder / f"{stem}_{name}.jpg", quality=88)
+        panels = [(f"P{m}", labels) for m, labels in enumerate(prediction.stages)]
+        strip(prediction.image, panels, space).save(folder / f"{stem}_stages.png")
+        figure = similarity_figure(prediction.image, POINTS[stem], prediction.similarity)
+        figure.save(folder / f"{stem}_similar.png")
+        pictures += [
+            Picture(f"{stem}_stages.png", f"{stem}, voc-lite: P0 at stride 32 to P4 at stride 4"),
+            Picture(f"{stem}_similar.png", f"{stem}: what one pixel gathers from at each stage"),
+        ]
+    return pictures
+
+
+def _damage(folder: Path) -> list[Picture]:
+    predictor, pictures = pna.Predictor("damage-lite", device="cpu"), []
+    dataset = create_dataset("folder", IMAGES / "damage", labels=DAMAGE, masks="color")
+    for index, pair in enumerate(dataset.pairs):
+        truth = np.asarray(dataset.read_raw(index)[1])
+        prediction = predictor(pair.image, stages=True)
+        valid = truth != 255
+        right = 100 * float((prediction.labels == truth)[valid].mean())
+        panels = [(f"P{m}", labels) for m, labels in enumerate(prediction.stages)]
+        name = f"damage_{pair.name}.png"
+        strip(prediction.image, panels, DAMAGE, truth=truth).save(folder / name)
+        pictures.append(
+            Picture(name, f"concrete {pair.name}, damage-lite: {right:.0f} % of the pixels right")
+        )
+    # The worst one first: failures are part of the answer.
+    return sorted(pictures, key=lambda one: float(one.caption.split()[-6]))
+
+
+def wipe(stem: str, root: str) -> str:
+    """Return the HTML of the wipe between the first and the last stage of a photo."""
+    with Image.open(IMAGES / "photos" / f"{stem}.jpg") as image:
+        width, height = image.size
+    first, last = (
+        f'<img src="{root}{stem}_{name}.jpg" width="{width}" height="{height}" alt="{alt}">'
+        for name, alt in (("first", "coarse prediction, P0"), ("last", "last stage, P4"))
+    )
+    label = "Share of the coarse prediction that is shown"
+    return (
+        f'<div class="wipe">{first}{last}'
+        f'<input type="range" min="0" max="100" value="50" aria-label="{label}"></div>'
+    )
+
+
+def gallery(pictures: list[Picture], root: str) -> str:
+    """Return the HTML of all pictures with their captions."""
+    figures = (
+        f'<figure><a href="{root}{one.name}"><img src="{root}{one.name}" loading="lazy" '
+        f'alt="{escape(one.caption)}"></a><figcaption>{escape(one.caption)}</figcaption></figure>'
+        for one in pictures
+    )
+    return f'<div class="gallery">{"".join(figures)}</div>'
