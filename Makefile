@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
-	$(BIN)/sphinx-build -W --keep-going -q -b doctest docs docs/_build/doctest
+	$(BIN)/sphinx-build -W --keep-going -q -b doctest -D nb_execution_mode=off docs docs/_build/doctest
 
 clean:
 	rm -rf $(VENV) $(VENV)-minimum build dist out docs/_build docs/_generated .pytest_cache .mypy_cache .ruff_cache
