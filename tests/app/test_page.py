@@ -257,3 +257,21 @@ def test_the_folder_of_uploads_is_removed(browser):
         assert list(folder.rglob("cat.jpg"))
         page.close()
     assert not folder.exists()
+
+
+def test_files_of_the_machine_are_not_read(address):
+    """A visitor may name any path in a request of his own; only uploads are opened."""
+    import httpx
+
+    def call(path):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        url = f"{address}gradio_api/call/segment"
+        event = httpx.post(url, json={"data": [file, "voc-lite", "overlay"]}).json()["event_id"]
+        return httpx.get(f"{url}/{event}", timeout=60).text
+
+    with CAT.open("rb") as file:
+        (uploaded,) = httpx.post(f"{address}gradio_api/upload", files={"files": file}).json()
+    assert call(uploaded).startswith("event: complete")
+    # The first is an image that could be read.
+    for path in (IMAGES / "photos" / "astronaut.jpg", pna.__file__):
+        assert call(path).startswith("event: error")
