@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import pna
 from color_segmenter import ColorSegmenter
 from pna import PNAConfig, PnaError
-from pna.labels import VOC
+from pna.labels import VOC, generic
+from pna.model.coarse.fcn import FCNHead
 from pna.model.config import InferenceSize, ModelConfig, ModelOptions
 from pna.model.counts import count
 from pna.model.presets import PRESETS
@@ -320,3 +322,21 @@ def test_inference_sizes():
         InferenceSize(0, 3)
     with pytest.raises(PnaError, match="^expected the longer side to have at least the 9 pixels"):
         InferenceSize(9, 3)
+
+
+def test_an_encoder_of_any_class_has_a_rate_of_its_own():
+    """A backbone of one's own need not be a subclass of `Encoder`."""
+
+    class Stem(nn.Module):
+        name, channels, strides, divisor = "stem", (4,), (4,), 4
+        mean = std = (0.5, 0.5, 0.5)
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 4, stride=4)
+
+        def forward(self, images):
+            return [self.conv(images)]
+
+    model = Segmenter(Stem(), FCNHead((4,), 3, channels=8), generic(3))
+    assert model.encoder_parameters() == {"encoder.conv.weight", "encoder.conv.bias"}

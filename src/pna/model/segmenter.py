@@ -337,8 +337,9 @@ class Segmenter(BaseSegmenter):
 
     def encoder_parameters(self) -> frozenset[str]:
         """Return the names of the encoders' trainable parameters; a baseline has a second one."""
-        encoders = ((n, m) for n, m in self.named_modules() if isinstance(m, Encoder))
-        named = (pair for prefix, encoder in encoders for pair in encoder.named_parameters(prefix))
+        encoders: dict[str, nn.Module] = {"encoder": self.encoder}  # of whatever class it is
+        encoders |= {name: m for name, m in self.named_modules() if isinstance(m, Encoder)}
+        named = (pair for prefix, m in encoders.items() for pair in m.named_parameters(prefix))
         return frozenset(name for name, p in named if p.requires_grad)
 
     def encode(self, images: Tensor) -> RefinerInput:
