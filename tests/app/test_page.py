@@ -257,6 +257,7 @@ def test_the_folder_of_uploads_is_removed(browser):
         assert list(folder.rglob("cat.jpg"))
         page.close()
     assert not folder.exists()
+    assert os.environ.get("GRADIO_TEMP_DIR") != str(folder)
 
 
 def test_files_of_the_machine_are_not_read(address):

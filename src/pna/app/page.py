@@ -19,6 +19,7 @@ T = TypeVar("T")
 MOST_MEGABYTES = 50
 """Size of a file that may be uploaded."""
 _HOUR = 3600
+_TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio looks up its folder
 # Networks share cores and memory: whoever comes second waits, and sees the queue.
 _IN_TURN: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 
@@ -63,9 +64,8 @@ def serve(
         PnaError: Gradio is not installed, or the port is taken.
     """
     gr = require("gradio")
-    with tempfile.TemporaryDirectory(prefix="pna-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page = build(desk, Path(folder), examples=examples)
+    with _folder_of_uploads() as folder:
+        page = build(desk, folder, examples=examples)
         # Fonts of the system: Gradio's own would be fetched from the network.
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
         try:
@@ -87,6 +87,21 @@ def serve(
             yield str(address)
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _folder_of_uploads() -> Iterator[Path]:
+    """Make Gradio keep its files in a folder that is removed in the end."""
+    before = os.environ.get(_TEMPORARY)
+    with tempfile.TemporaryDirectory(prefix="pna-app-") as folder:
+        os.environ[_TEMPORARY] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[_TEMPORARY]
+            else:
+                os.environ[_TEMPORARY] = before
 
 
 def build(desk: Desk, folder: Path, *, examples: Sequence[Path] = ()) -> Any:
