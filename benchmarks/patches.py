@@ -61,7 +61,9 @@ def compare(words: list[str], model: str, tile: str) -> list[dict[str, Any]]:
     rows = []
     for protocol in ([], ["--tile", tile]):
         command = [sys.executable, __file__, "--measure", model, *words, *protocol]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if found.returncode:
+            raise SystemExit(found.returncode)  # it has said why
         rows.append({"model": model, **json.loads(found.stdout.splitlines()[-1])})
         print(rows[-1], flush=True)
     return rows
@@ -98,7 +100,10 @@ def main() -> None:
     add_dataset_arguments(parser)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments, arguments.models[0])))
+        try:
+            print(json.dumps(measure(arguments, arguments.models[0])))
+        except pna.PnaError as error:
+            parser.exit(2, f"{error}\n")
         return
     if arguments.tile is None:
         parser.error("expected --tile H,W, the patch")

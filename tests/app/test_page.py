@@ -276,3 +276,17 @@ def test_files_of_the_machine_are_not_read(address):
     # The first is an image that could be read.
     for path in (IMAGES / "photos" / "astronaut.jpg", pna.__file__):
         assert call(path).startswith("event: error")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"port": 99999}, "expected a port from 1 to 65535"),
+        ({"host": "192.0.2.1"}, "cannot serve at 192.0.2.1, any port"),
+    ],
+)
+def test_addresses_that_cannot_be(options, words):
+    from pna.app.page import serve
+
+    with pytest.raises(pna.PnaError, match=words), serve(Desk(["voc-lite"]), **options):
+        pass

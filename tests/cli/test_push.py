@@ -211,3 +211,9 @@ def test_entry_points_of_torch_hub(entry):
     options = {"encoder_weights": None} if entry == "create_model" else {}
     model = torch.hub.load(root, entry, *arguments, source="local", **options)
     assert isinstance(model, torch.nn.Module)
+
+
+@pytest.mark.parametrize("name", ["noslash", "a/b/c", "/n", "o/", "o/-n", "o/n..x"])
+def test_names_that_the_hub_refuses(name, capsys):
+    assert main(["push", "voc-lite", name, "--dry-run"]) == 2
+    assert f"expected OWNER/NAME, got {name!r}" in capsys.readouterr().err

@@ -113,6 +113,7 @@ class TestDrawing:
     def test_no_polygons_are_background(self, image, file):
         write_geojson(file)
         assert not read_polygon_mask(file, image, generic(2)).any()
+        assert not read_polygon_mask(file, image, ROOFS, name="cover").any()
 
     def test_a_feature_without_a_shape_is_passed_over(self, image, file):
         write_geojson(
@@ -153,7 +154,7 @@ class TestClasses:
 
     def test_a_property_that_is_not_there(self, image, file):
         write_geojson(file, (in_degrees(box((0, 2), (0, 2))), {"kind": "roof"}))
-        with pytest.raises(DataError, match="no property 'cover', but kind"):
+        with pytest.raises(DataError, match="no property 'cover'; they have kind"):
             read_polygon_mask(file, image, ROOFS, name="cover")
 
 
@@ -179,6 +180,15 @@ class TestRefusals:
         line = {"type": "LineString", "coordinates": box((0, 5), (0, 5))["coordinates"][0]}
         write_geojson(file, (in_degrees(line), {"class": "roof"}))
         with pytest.raises(DataError, match="feature 0 is a LineString.*buffer"):
+            read_polygon_mask(file, image, ROOFS)
+
+    def test_a_coordinate_that_is_no_number(self, image, file):
+        shape = in_degrees(box((0, 5), (0, 5)))
+        ring = list(shape["coordinates"][0])
+        ring[1] = (float("nan"), ring[1][1])
+        shape["coordinates"] = [ring]
+        write_geojson(file, (shape, {"class": "roof"}))
+        with pytest.raises(DataError, match="feature 0 has a coordinate that is no number"):
             read_polygon_mask(file, image, ROOFS)
 
     def test_several_layers(self, tmp_path, image):

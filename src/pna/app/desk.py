@@ -128,7 +128,7 @@ class Desk:
         Raises:
             PnaError: The image cannot be read, or is too large.
         """
-        array = read_image(image)
+        array = _read(image)
         H, W = array.shape[:2]
         if H * W > MOST_PIXELS:
             raise PnaError(
@@ -211,6 +211,16 @@ def _parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
     stages = getattr(getattr(model, "refiner", None), "stages", None)
     found += [(f"P{number}", stage) for number, stage in enumerate(stages or (), start=1)]
     return [(title, part) for title, part in found if isinstance(part, nn.Module)]
+
+
+def _read(image: Path | UInt8Array) -> UInt8Array:
+    """Read an image; of a file errors say its name alone, since its folder is the server's."""
+    try:
+        return read_image(image)
+    except PnaError as error:
+        if not isinstance(image, Path):
+            raise
+        raise PnaError(str(error).replace(str(image), image.name)) from error
 
 
 def _has_stages(predictor: Predictor) -> bool:

@@ -1,6 +1,7 @@
 """The page itself, by Gradio: its layout, and what each control does."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ _HOUR = 3600
 _TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio looks up its folder
 # Networks share cores and memory: whoever comes second waits, and sees the queue.
 _IN_TURN: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+# Whoever drags the slider sees where it stops: of what comes meanwhile the last one counts.
+_QUIETLY: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 
 _CSS = """
 .pna-legend table { width: 100%; border-collapse: collapse; }
@@ -64,6 +67,7 @@ def serve(
         PnaError: Gradio is not installed, or the port is taken.
     """
     gr = require("gradio")
+    _check_address(host, port)
     with _folder_of_uploads() as folder:
         page = build(desk, folder, examples=examples)
         # Fonts of the system: Gradio's own would be fetched from the network.
@@ -87,6 +91,20 @@ def serve(
             yield str(address)
         finally:
             page.close(verbose=False)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Try to listen, since Gradio would go through a hundred ports first."""
+    if port is not None and not 1 <= port <= 65535:
+        raise PnaError(f"expected a port from 1 to 65535, got {port}")
+    try:
+        socket.create_server((host, port or 0)).close()
+    except OSError as error:
+        what = f"port {port}" if port else "any port"
+        raise PnaError(
+            f"cannot serve at {host}, {what}: {error.strerror or error}; choose another by "
+            "--host and --port"
+        ) from error
 
 
 @contextmanager
@@ -204,16 +222,15 @@ def _segment_tab(gr: Any, desk: Desk, folder: Path, examples: Sequence[Path]) ->
     outputs = [result, wipe, stage, note, classes, around, around_note]
     for trigger in (photo.change, model.change):
         trigger(segment, [photo, model, view], outputs, **_IN_TURN).success(
-            write, [result, stage], buttons, show_progress="hidden"
+            write, [result, stage], buttons, **_QUIETLY
         )
     for trigger in (stage.input, view.input):
         trigger(
             redraw,
             [result, stage, view],
             [wipe, classes],
-            show_progress="hidden",
-            trigger_mode="always_last",
-        ).success(write, [result, stage], buttons, show_progress="hidden")
+            **_QUIETLY,
+        ).success(write, [result, stage], buttons, **_QUIETLY)
     photo.select(look, [result], [around, around_note], **_IN_TURN)
 
 

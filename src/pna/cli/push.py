@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """Upload the model, or print its card."""
     from pna.model.card import model_card
     from pna.model.loading import load
+    from pna.model.saving import check_repository
 
+    check_repository(args.repository)
     folder = Path(args.model)
     is_run = (folder / "model").is_dir()
     model = load(folder / "model" if is_run else args.model, presets=args.setup.load_presets())

@@ -106,7 +106,10 @@ def _read_areas(
     with _naming(file):
         layers = fiona.listlayers(file)
         if len(layers) != 1:
-            raise DataError(f"{file}: expected one layer, got {', '.join(layers) or 'none'}")
+            raise DataError(
+                f"{file}: expected one layer, got {', '.join(layers) or 'none'}: write each into a "
+                "file of its own"
+            )
         with fiona.open(file) as source:
             own = source.crs.to_wkt() if source.crs else None
             if (own is None) != (crs is None):
@@ -117,6 +120,8 @@ def _read_areas(
                 )
             if own is not None:
                 _check_degrees(file, source)
+            if not len(source):
+                return [], []  # a tile without any, whose file has no properties either
             find = _class_finder(file, list(source.schema["properties"]), labels, name)
             for number, feature in enumerate(source):
                 if feature.geometry is None:
@@ -127,9 +132,20 @@ def _read_areas(
                         "polygons; give lines and points a width first, by a buffer"
                     )
                 shape = feature.geometry.__geo_interface__
+                if not _is_finite(shape):
+                    raise DataError(f"{file}: feature {number} has a coordinate that is no number")
                 classes.append(find(number, feature.properties))
                 areas.append(shape if own is None else warp.transform_geom(own, crs, shape))
     return areas, classes
+
+
+def _is_finite(shape: Any) -> bool:
+    """Return whether all numbers in a geometry are finite."""
+    if isinstance(shape, dict):
+        return all(_is_finite(shape[key]) for key in ("coordinates", "geometries") if key in shape)
+    if isinstance(shape, list | tuple):
+        return all(map(_is_finite, shape))
+    return bool(np.isfinite(shape))
 
 
 def _check_degrees(file: Path, source: Any) -> None:
@@ -155,7 +171,8 @@ def _class_finder(file: Path, properties: list[str], labels: LabelSpace, name: s
     key = name or PROPERTY
     if key not in properties:
         raise DataError(
-            f"{file}: its polygons have no property {key!r}, but {', '.join(properties) or 'none'}"
+            f"{file}: its polygons have no property {key!r}; they have "
+            f"{', '.join(properties) or 'none'}"
         )
     known: dict[str, int] = {str(i): i for i in (*range(labels.num_classes), IGNORE_INDEX)}
     known |= {label: i for i, label in enumerate(labels.classes)}

@@ -27,9 +27,11 @@ class Refiner(nn.Module):
 
     Attributes:
         num_stages: Number n of predictions at inference.
+        no_graph: Why it has no graph that could be exported; None where it has one.
     """
 
     num_stages: int = 1
+    no_graph: str | None = None
 
     def forward(
         self, features: Sequence[Tensor], coarse: Tensor, *, images: Tensor | None = None

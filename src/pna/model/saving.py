@@ -83,6 +83,24 @@ def save(model: Saveable, folder: str | Path, *, dtype: torch.dtype | None = Non
         weights.chmod(config.stat().st_mode)  # safetensors makes files for the owner alone
 
 
+def check_repository(repository: str) -> None:
+    """Refuse a name that the hub would.
+
+    Raises:
+        PnaError: It is not OWNER/NAME, or has signs that the hub does not admit.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+        reason = "" if repository.count("/") == 1 else "one slash between the two"
+    except HFValidationError as error:
+        reason = str(error)
+    if reason or not all(repository.split("/")):
+        raise PnaError(f"expected OWNER/NAME, got {repository!r}: {reason or 'a part is empty'}")
+
+
 def push(
     model: Saveable,
     repository: str,
@@ -110,8 +128,9 @@ def push(
         WeightsError: The hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
+    check_repository(repository)
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder)
@@ -123,8 +142,6 @@ def push(
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder)
-        except HFValidationError as error:
-            raise PnaError(f"expected OWNER/NAME, got {repository!r}: {error}") from error
         except (HfHubHTTPError, OSError) as error:
             raise WeightsError(
                 f"cannot upload to {repository!r}: {error}. Check the network and `hf auth login`; "

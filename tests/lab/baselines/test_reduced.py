@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pna
+from pna.lab.baselines import PRESETS
 from pna.lab.baselines.reduced import Box, ReducedEncoder, crop, paste, plan_patches
 from pna.model.encoder import create_encoder
 from pna.model.resize import average
@@ -91,3 +93,10 @@ def test_the_encoder_sees_the_image_averaged():
         )
         with pytest.raises(ValueError, match="multiples of 32"):
             reduced(torch.rand(1, 3, 100, 100))
+
+
+@pytest.mark.parametrize("preset", ["glnet-thirds", "magnet-thirds"])
+def test_a_network_of_patches_is_not_exported(preset, tmp_path):
+    model = pna.create_model(preset, 3, encoder="resnet18", encoder_weights=None, presets=PRESETS)
+    with pytest.raises(pna.PnaError, match="cannot be exported: a network of patches runs as"):
+        pna.export_model(model, tmp_path / "model.onnx")

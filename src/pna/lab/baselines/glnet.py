@@ -141,6 +141,7 @@ class GLNet(Refiner):
         ratio: Sides of the image over those of a patch.
     """
 
+    no_graph = NO_GRAPH
     mean: Tensor
     std: Tensor
 

@@ -100,6 +100,7 @@ class MagNet(Refiner):
         share: Share of the pixels that take the refined prediction, in (0, 1].
     """
 
+    no_graph = NO_GRAPH
     mean: Tensor
     std: Tensor
 
