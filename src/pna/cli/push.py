@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def without_folders(recipe: str) -> str:
-    """Leave the folders out of the paths in a recipe: they are nobody else's.
+    r"""Leave the folders out of the paths in a recipe: they are nobody else's.
 
     Example:
         >>> without_folders("data:\n  name: camvid\n  root: /home/me/camvid\n")
