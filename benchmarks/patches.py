@@ -11,10 +11,10 @@ that tile. MODEL is a saved model, such as `RUN/model`, or a bundled one. Writes
 
 import argparse
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from trained import RESULTS
@@ -31,21 +31,24 @@ from pna.lab.machine import describe, sentence
 _FILE = RESULTS / "patches.json"
 
 
-def measure(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+def measure(
+    arguments: argparse.Namespace, model: str, tile: tuple[int, int] | None
+) -> dict[str, Any]:
     """Evaluate a model in this process, whole or in tiles."""
     device = default_device()
     network = pna.load(model, device=device, presets=PRESETS)
     labels = network.labels if arguments.dataset == "folder" else None
     dataset = create_dataset_of(arguments, arguments.split, labels, network.bands)
     tiling = TilingConfig()
-    if arguments.tile is not None:
-        tiling = TilingConfig(tile=arguments.tile, overlap=arguments.overlap)
+    if tile is not None:
+        tiling = TilingConfig(tile=tile, overlap=arguments.overlap)
     start = time.perf_counter()
     report = evaluate(
         network, dataset, limit=arguments.limit, tiling=tiling, num_workers=0, progress=False
     )
     seconds = time.perf_counter() - start
     return {
+        "model": model,
         "tiling": str(tiling),
         "images": report.num_images,
         "miou": report.final.miou,
@@ -56,15 +59,13 @@ def measure(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     }
 
 
-def compare(words: list[str], model: str, tile: str) -> list[dict[str, Any]]:
-    """Run both protocols, each in a process of its own."""
+def compare(arguments: argparse.Namespace, model: str) -> list[dict[str, Any]]:
+    """Run both protocols, each in a process of its own, whose memory is its own."""
     rows = []
-    for protocol in ([], ["--tile", tile]):
-        command = [sys.executable, __file__, "--measure", model, *words, *protocol]
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if found.returncode:
-            raise SystemExit(found.returncode)  # it has said why
-        rows.append({"model": model, **json.loads(found.stdout.splitlines()[-1])})
+    for tile in (None, arguments.tile):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            rows.append(pool.submit(measure, arguments, model, tile).result())
         print(rows[-1], flush=True)
     return rows
 
@@ -93,25 +94,15 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Whole images against patches.")
     parser.add_argument("models", nargs="+", metavar="MODEL")
-    parser.add_argument("--tile", type=parse_size, metavar="H,W")
+    parser.add_argument("--tile", type=parse_size, metavar="H,W", required=True)
     parser.add_argument("--overlap", type=float, default=0.1)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     add_dataset_arguments(parser)
     arguments = parser.parse_args()
-    if arguments.measure:
-        try:
-            print(json.dumps(measure(arguments, arguments.models[0])))
-        except pna.PnaError as error:
-            parser.exit(2, f"{error}\n")
-        return
-    if arguments.tile is None:
-        parser.error("expected --tile H,W, the patch")
-    tile = ",".join(map(str, arguments.tile))
-    words = [word for word in sys.argv[1:] if word not in arguments.models]
-    at = words.index("--tile")
-    del words[at : at + 2]
-    rows = [row for model in arguments.models for row in compare(words, model, tile)]
+    try:
+        rows = [row for model in arguments.models for row in compare(arguments, model)]
+    except pna.PnaError as error:
+        parser.exit(2, f"{error}\n")
     results = json.loads(_FILE.read_text(encoding="utf-8")) if _FILE.is_file() else {}
     results[f"{arguments.dataset} {arguments.split}"] = {
         "rows": rows,

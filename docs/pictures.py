@@ -56,7 +56,8 @@ def _photos(folder: Path) -> list[Picture]:
 
 
 def _damage(folder: Path) -> list[Picture]:
-    predictor, pictures = pna.Predictor("damage-lite", device="cpu"), []
+    predictor = pna.Predictor("damage-lite", device="cpu")
+    found: list[tuple[float, Picture]] = []
     dataset = create_dataset("folder", IMAGES / "damage", labels=DAMAGE, masks="color")
     for index, pair in enumerate(dataset.pairs):
         truth = np.asarray(dataset.read_raw(index)[1])
@@ -66,11 +67,10 @@ def _damage(folder: Path) -> list[Picture]:
         panels = [(f"P{m}", labels) for m, labels in enumerate(prediction.stages)]
         name = f"damage_{pair.name}.png"
         strip(prediction.image, panels, DAMAGE, truth=truth).save(folder / name)
-        pictures.append(
-            Picture(name, f"concrete {pair.name}, damage-lite: {right:.0f} % of the pixels right")
-        )
+        caption = f"concrete {pair.name}, damage-lite: {right:.0f} % of the pixels right"
+        found.append((right, Picture(name, caption)))
     # The worst one first: failures are part of the answer.
-    return sorted(pictures, key=lambda one: float(one.caption.split()[-6]))
+    return [picture for _, picture in sorted(found)]
 
 
 def wipe(stem: str, root: str) -> str:

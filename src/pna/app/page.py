@@ -1,8 +1,10 @@
 """The page itself, by Gradio: its layout, and what each control does."""
 
 import os
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -20,6 +22,7 @@ T = TypeVar("T")
 MOST_MEGABYTES = 50
 """Size of a file that may be uploaded."""
 _HOUR = 3600
+_DOWNLOADS = "result-"  # folders of files to download; Gradio removes those of uploads alone
 _TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio looks up its folder
 # Networks share cores and memory: whoever comes second waits, and sees the queue.
 _IN_TURN: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
@@ -203,7 +206,10 @@ def _segment_tab(gr: Any, desk: Desk, folder: Path, examples: Sequence[Path]) ->
     def write(found: Result | None, stage: int) -> list[Any]:
         if found is None:
             return [gr.DownloadButton(value=None, interactive=False) for _ in buttons]
-        files = save(found, stage, Path(tempfile.mkdtemp(dir=folder)))
+        for old in folder.glob(f"{_DOWNLOADS}*"):
+            if time.time() - old.stat().st_mtime > _HOUR:
+                shutil.rmtree(old, ignore_errors=True)
+        files = save(found, stage, Path(tempfile.mkdtemp(prefix=_DOWNLOADS, dir=folder)))
         return [
             gr.DownloadButton(value=str(files[key]), interactive=True)
             if key in files

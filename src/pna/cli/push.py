@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Upload the model, or print its card."""
     from pna.model.card import model_card
     from pna.model.loading import load
-    from pna.model.saving import check_repository
+    from pna.model.saving import check_repository, push
 
     check_repository(args.repository)
     folder = Path(args.model)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(model_card(model.config, model.labels, args.repository, **about), end="")
         return 0
-    address = model.push_to_hub(args.repository, private=args.private, **about)
+    address = push(model, args.repository, private=args.private, **about)
     print(f"{address}: use it as --model {args.repository}")
     return 0
 

@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -274,9 +274,9 @@ class BaseSegmenter(nn.Module, ABC):
         """Write weights (safetensors) and configuration (JSON); see `pna.model.saving.save`."""
         save(self, folder, dtype=dtype)
 
-    def push_to_hub(self, repository: str, *, private: bool = False, **about: Any) -> str:
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Upload to the Hugging Face hub; returns the address. See `pna.model.saving.push`."""
-        return push(self, repository, private=private, **about)
+        return push(self, repository, private=private)
 
 
 class Segmenter(BaseSegmenter):

@@ -230,9 +230,7 @@ def median(x: Tensor) -> Tensor:
 def crop_labels(labels: Tensor, box: Box, size: Sequence[int]) -> Tensor:
     """Cut a part out of labels (B, H, W), resized by the nearest pixel: (B, *size)."""
     H, W = labels.shape[-2:]
-    h, w = size
-    rows = (torch.arange(h, device=labels.device) + 0.5) / h * (box.bottom - box.top) + box.top
-    columns = (torch.arange(w, device=labels.device) + 0.5) / w * (box.right - box.left) + box.left
+    rows, columns = box.centers(size, labels.device)
     y, x = (rows * H).long().clamp(max=H - 1), (columns * W).long().clamp(max=W - 1)
     return labels[:, y][:, :, x]
 

@@ -55,6 +55,13 @@ class Box(NamedTuple):
         columns = slice(round(self.left * W), max(round(self.right * W), round(self.left * W) + 1))
         return rows, columns
 
+    def centers(self, size: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the centers (h,) and (w,) of cells that cut the part, in shares of the image."""
+        h, w = size
+        rows = (torch.arange(h, device=device) + 0.5) / h * (self.bottom - self.top) + self.top
+        columns = (torch.arange(w, device=device) + 0.5) / w * (self.right - self.left) + self.left
+        return rows, columns
+
 
 def plan_patches(
     size: Sequence[int], patch: Sequence[int], *, overlap: float = 0.0, align: int = 1
@@ -104,9 +111,7 @@ def crop(x: Tensor, box: Box, size: Sequence[int]) -> Tensor:
     Returns:
         (B, C, h, w).
     """
-    h, w = size
-    rows = (torch.arange(h, device=x.device) + 0.5) / h * (box.bottom - box.top) + box.top
-    columns = (torch.arange(w, device=x.device) + 0.5) / w * (box.right - box.left) + box.left
+    rows, columns = box.centers(size, x.device)
     # grid_sample has -1 and 1 at the borders.
     y, x_ = torch.meshgrid(2 * rows - 1, 2 * columns - 1, indexing="ij")
     grid = torch.stack([x_, y], -1).to(x.dtype).expand(len(x), -1, -1, -1)  # (B, h, w, 2)
