@@ -4,15 +4,18 @@
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
         [--errors FOLDER]
     python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
+    python benchmarks/masks.py bundle RUN
 
-In place of a RUN, `score` takes `guided-filter` and `dense-crf` too.
+In place of a RUN, `score` takes `guided-filter` and `dense-crf` too, and `bundled`.
 
 `errors` trains networks on halves of the scenes and writes their masks of the other halves, which
 `train` then takes for some of its examples. Both continue a run that was interrupted. Networks:
 `refiner`, `decoder` and `decoder-features` (convolutional decoders of its size; the second hands
-its features on). `score` writes `results/masks.json` and `masks.md`: on scenes that were held out,
-made coarse by a rule that no training used, on right masks, which are to stay, and on other
-networks' masks.
+its features on), `cascadepsp` (a quarter of its width, on the same encoder). `bundle` writes a
+refiner's weights to the package.
+
+`score` writes `results/masks.json` and `masks.md`: on scenes that were held out, made coarse by a
+rule that no training used; on right masks, which are to stay; and on other networks' masks.
 
 PATH holds `crisp` (folders images, masks and objects), `hrcds` (images, masks) and `realmasks` (a
 folder for each set with images, gt and a folder for each method).
@@ -29,16 +32,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
+from pna.cli.demo import IMAGES
 from pna.files import write_text_atomically
-from pna.inference.refine import refine_mask
+from pna.inference.masks import refine_mask
+from pna.inference.refine import WEIGHTS, bundled_mask_refiner
 from pna.lab.fitting import FitSettings, fit
 from pna.lab.machine import describe
-from pna.lab.masks.calibration import calibrate
+from pna.lab.masks.calibration import calibrate, calibration_error
+from pna.lab.masks.cascadepsp import CascadePSP
+from pna.lab.masks.cascadepsp_loss import cascadepsp_loss
+from pna.lab.masks.cascadepsp_steps import refine_with
 from pna.lab.masks.coarsen import coarsen
 from pna.lab.masks.decoder import create_mask_decoder
 from pna.lab.masks.network_errors import VARIANTS, with_errors, write_errors
-from pna.lab.masks.scenes import Scene, draw_example, find_colored, find_crisp, split
+from pna.lab.masks.scenes import Scene, cut_scene, find_colored, find_crisp, split
 from pna.lab.masks.scoring import (
     FloatArray,
     Pair,
@@ -47,7 +57,7 @@ from pna.lab.masks.scoring import (
     read_pairs,
     score_set,
 )
-from pna.lab.masks.training import draw_batch, refinement_losses
+from pna.lab.masks.training import Batch, draw_batch, refinement_losses
 from pna.labels import DAMAGE
 from pna.refinement.dense_crf import dense_crf
 from pna.refinement.guided_filter import guided_filter
@@ -56,11 +66,7 @@ from pna.refinement.network import MaskRefiner, create_mask_refiner
 
 RESULTS = Path(__file__).parent / "results"
 ImageArray = npt.NDArray[np.uint8]
-NETWORKS: Mapping[str, Callable[[], MaskRefiner]] = {
-    "refiner": create_mask_refiner,
-    "decoder": partial(create_mask_decoder, pass_features=False),
-    "decoder-features": partial(create_mask_decoder, pass_features=True),
-}
+BUNDLED = "bundled"
 KINDS = ("osie", "ccp", "nuclei")
 """Kinds of scenes whose terms allow a model that is redistributed."""
 REAL = {
@@ -79,6 +85,56 @@ DEGREES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
+class Network:
+    """How a network is made, trained and run.
+
+    Attributes:
+        create: Makes it, with pretrained weights of its encoder.
+        losses: Computes its losses on a batch.
+        refine: Makes the function that refines a mask by it.
+        encoder: How the names of its encoder's parameters begin.
+    """
+
+    create: Callable[[], Any]
+    losses: Callable[[Any, Batch], Mapping[str, Tensor]]
+    refine: Callable[[Any, RefineConfig], RefineForeground]
+    encoder: tuple[str, ...] = ("encoder.",)
+
+
+def refine_by(network: MaskRefiner, config: RefineConfig) -> RefineForeground:
+    """Make the function that refines a mask by a refiner, or by a decoder in its place."""
+
+    def refine(image: ImageArray, given: FloatArray) -> FloatArray:
+        return refine_mask(network, image, given > 0.5, config).mask.astype(np.float32)
+
+    return refine
+
+
+def refine_by_cascadepsp(network: CascadePSP, config: RefineConfig) -> RefineForeground:
+    """Make the function that refines a mask by CascadePSP, which has no strength and no radius."""
+    return lambda image, given: refine_with(network, image, given > 0.5)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "refiner": Network(create_mask_refiner, refinement_losses, refine_by),
+    "decoder": Network(
+        partial(create_mask_decoder, pass_features=False), refinement_losses, refine_by
+    ),
+    "decoder-features": Network(
+        partial(create_mask_decoder, pass_features=True), refinement_losses, refine_by
+    ),
+    "cascadepsp": Network(
+        partial(CascadePSP, encoder="tf_efficientnet_lite0", width=0.25, weights="imagenet"),
+        lambda network, batch: {
+            "passes": cascadepsp_loss(network(batch.images, batch.given), batch.truth)
+        },
+        refine_by_cascadepsp,
+        ("stem.", "body."),
+    ),
+}
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What a run is: written beside its weights."""
 
@@ -91,10 +147,12 @@ class RunSettings:
 
 
 def find_scenes(data: Path) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to train on, and held-out ones; none is of an image of the real masks."""
+    """Scenes to train on, and held-out ones; none is of the real masks, or bundled."""
     scored = [f"osie_{path.stem}" for path in (data / "realmasks" / "osie" / "images").iterdir()]
     scenes = find_crisp(data / "crisp", KINDS, without=scored)
-    return split([*scenes, *find_colored(data / "hrcds", "damage", DAMAGE)])
+    bundled = [path.stem for path in (IMAGES / "damage" / "images").iterdir()]
+    damage = find_colored(data / "hrcds", "damage", DAMAGE)
+    return split([*scenes, *(scene for scene in damage if scene.image.stem not in bundled)])
 
 
 def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> None:
@@ -103,8 +161,9 @@ def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> 
     if errors is not None:
         scenes = with_errors(scenes, errors)
     torch.manual_seed(settings.seed)
-    network = NETWORKS[settings.network]()
-    encoder = {name for name, _ in network.named_parameters() if name.startswith("encoder.")}
+    about = NETWORKS[settings.network]
+    network = about.create()
+    encoder = {name for name, _ in network.named_parameters() if name.startswith(about.encoder)}
     run.mkdir(parents=True, exist_ok=True)
     write_text_atomically(run / "settings.json", json.dumps(asdict(settings), indent=1) + "\n")
     draw = partial(
@@ -116,13 +175,13 @@ def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> 
     )
     fitted = fit(
         network,
-        lambda step: refinement_losses(network, draw(step)),
+        lambda step: about.losses(network, draw(step)),
         run,
         FitSettings(steps=settings.steps),
         encoder=encoder,
     )
-    assert isinstance(fitted, MaskRefiner)
-    fitted.temperature.fill_(calibrate(fitted, [draw_batch_of(held_out, i) for i in range(8)]))
+    if isinstance(fitted, MaskRefiner):
+        fitted.temperature.fill_(calibrate(fitted, [draw_batch_of(held_out, i) for i in range(8)]))
     torch.save(fitted.state_dict(), run / "network.pt")
 
 
@@ -135,7 +194,7 @@ def held_out_pairs(scenes: list[Scene], degree: float | None) -> Iterator[Pair]:
     """A part of each held-out scene with a mask of a degree of coarseness; None is a right one."""
     for number, scene in enumerate(scenes):
         rng = np.random.default_rng((20_000, number))
-        example = draw_example([scene], SIZE, rng)
+        example = cut_scene([scene], SIZE, rng)
         given = example.mask.astype(np.float32)
         if degree is not None:
             given = coarsen(example.mask, rng, rule="vertices_and_boxes", amount=degree)
@@ -161,15 +220,6 @@ FILTERS: Mapping[str, RefineForeground] = {
 }
 
 
-def refine_by(network: MaskRefiner, config: RefineConfig) -> RefineForeground:
-    """Make the function that refines a mask by a network."""
-
-    def refine(image: ImageArray, given: FloatArray) -> FloatArray:
-        return refine_mask(network, image, given > 0.5, config).mask.astype(np.float32)
-
-    return refine
-
-
 def score(refine: RefineForeground, data: Path) -> dict[str, SetScores]:
     """Score a refinement on all sets."""
     _, held_out = find_scenes(data)
@@ -182,12 +232,46 @@ def score(refine: RefineForeground, data: Path) -> dict[str, SetScores]:
     return scores
 
 
-def load_run(run: Path) -> MaskRefiner:
-    """The trained network of a run."""
-    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-    network = NETWORKS[settings["network"]]()
+def load_run(run: Path) -> tuple[Any, RunSettings]:
+    """The trained network of a run, and its settings."""
+    values = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    settings = RunSettings(**{**values, "size": tuple(values["size"])})
+    network = NETWORKS[settings.network].create()
     network.load_state_dict(torch.load(run / "network.pt", weights_only=True))
-    return network.eval()
+    return network.eval(), settings
+
+
+def open_way(run: Path, config: RefineConfig, data: Path) -> tuple[RefineForeground, Any]:
+    """What refines a mask by a run, a filter or the bundled network; and what is said of it."""
+    name = str(run)
+    if name in FILTERS:
+        return FILTERS[name], {}
+    about: dict[str, Any] = {"config": asdict(config)}
+    if name == BUNDLED:
+        network, kind = bundled_mask_refiner(torch.device("cpu")), NETWORKS["refiner"]
+    else:
+        network, settings = load_run(run)
+        kind = NETWORKS[settings.network]
+        about["settings"] = asdict(settings)
+    if isinstance(network, MaskRefiner):
+        _, held_out = find_scenes(data)
+        # Other batches than those that the temperature was fitted on.
+        batches = [draw_batch_of(held_out, i) for i in range(8, 16)]
+        error = calibration_error(network, batches, temperature=float(network.temperature))
+        about |= {"temperature": float(network.temperature), "calibration_error": error}
+    return kind.refine(network, config), about
+
+
+def bundle(run: Path) -> None:
+    """Write a run's weights to the package, in half precision but for norm statistics."""
+    network, _ = load_run(run)
+    learned = {name for name, _ in network.named_parameters()}
+    state = {
+        name: tensor.half() if name in learned else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, WEIGHTS)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -200,12 +284,8 @@ def table(results: dict[str, Any]) -> str:
         "points, the largest fall in points, and the share of pixels that changed.",
     ]
     for name, result in results.items():
-        lines += [
-            "",
-            f"**{name}**",
-            "",
-            "| masks | images | before | after | worse | fall | changed |",
-        ]
+        lines += ["", f"**{name}**{_describe(result)}", ""]
+        lines += ["| masks | images | before | after | worse | fall | changed |"]
         lines += ["| :-- | --: | --: | --: | --: | --: | --: |"]
         for masks, scores in result["scores"].items():
             before, after = (
@@ -220,20 +300,35 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _describe(result: dict[str, Any]) -> str:
+    """What a row of scores was made with, in words."""
+    words = []
+    if "settings" in result:
+        words.append("{steps} steps, seed {seed}".format(**result["settings"]))
+    if "config" in result:
+        words.append("strength {strength}, radius {radius}".format(**result["config"]))
+    if "calibration_error" in result:
+        words.append(f"calibration error near edges {100 * result['calibration_error']:.1f} %")
+    return f": {'; '.join(words)}" if words else ""
+
+
 def main() -> None:
     """Train or score."""
     parser = argparse.ArgumentParser(description="Train and score mask refiners.")
     commands = parser.add_subparsers(dest="command", required=True)
     parts = {name: commands.add_parser(name) for name in ("errors", "train", "score")}
+    bundled = commands.add_parser("bundle")
+    bundled.add_argument("run", type=Path)
     parts["errors"].add_argument("folder", type=Path)
     parts["train"].add_argument("run", type=Path)
     parts["train"].add_argument("--errors", type=Path, help="a folder of `errors`")
     for part in parts.values():
         part.add_argument("--data", type=Path, required=True)
     parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
-    parts["train"].add_argument("--steps", type=int, default=3000)
+    parts["train"].add_argument("--steps", type=int, default=2000)
     parts["train"].add_argument("--seed", type=int, default=0)
-    parts["score"].add_argument("runs", nargs="+", type=Path, help=f"or {', '.join(FILTERS)}")
+    ways = ", ".join((*FILTERS, BUNDLED))
+    parts["score"].add_argument("runs", nargs="+", type=Path, help=f"or {ways}")
     parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
     parts["score"].add_argument("--radius", type=int)
     arguments = parser.parse_args()
@@ -241,6 +336,8 @@ def main() -> None:
         scenes, _ = find_scenes(arguments.data)
         for variant in VARIANTS:
             write_errors(scenes, arguments.folder, variant)
+    elif arguments.command == "bundle":
+        bundle(arguments.run)
     elif arguments.command == "train":
         errors = arguments.errors
         settings = RunSettings(
@@ -252,12 +349,7 @@ def main() -> None:
         results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         config = RefineConfig(strength=arguments.strength, radius=arguments.radius)
         for run in arguments.runs:
-            if (name := str(run)) in FILTERS:
-                refine, about = FILTERS[name], {}
-            else:
-                refine = refine_by(load_run(run), config)
-                settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-                about = {"settings": settings, "config": asdict(config)}
+            refine, about = open_way(run, config, arguments.data)
             scores = score(refine, arguments.data)
             results[run.name] = {
                 **about,

@@ -265,7 +265,7 @@ class TestInference:
     def test_rasters(self, tmp_path):
         path = write_raster(tmp_path / "a.tif", scene())
         model = small_model()
-        report = pna.segment_raster(model, path, tmp_path / "out", memory="4GB")
+        report = pna.segment_raster(model, path, tmp_path / "out")
         assert report.size == (48, 64)
         with rasterio.open(report.labels) as file:
             np.testing.assert_array_equal(file.read(1), pna.Predictor(model)(path).labels)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pna.export.write import ExportReport, export_model
     from pna.inference.predictor import Prediction, Predictor
     from pna.inference.raster.run import RasterReport, segment_raster
+    from pna.inference.refine import refine
     from pna.inference.tiling import TilingConfig
     from pna.inference.upsample import upsample
     from pna.inference.video.run import VideoReport, segment_video
@@ -55,6 +56,7 @@ _HOMES = {
     "dense_crf": "pna.refinement.dense_crf",
     "guided_filter": "pna.refinement.guided_filter",
     "load": "pna.model.loading",
+    "refine": "pna.inference.refine",
     "segment_raster": "pna.inference.raster.run",
     "segment_video": "pna.inference.video.run",
     "segmentation_loss": "pna.train.losses",
@@ -89,6 +91,7 @@ __all__ = [
     "load",
     "metrics",
     "ops",
+    "refine",
     "segment_raster",
     "segment_video",
     "segmentation_loss",

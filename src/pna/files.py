@@ -3,6 +3,7 @@
 A reader, or a run that is killed, never meets half a file.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -64,3 +65,9 @@ def replacing_files(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

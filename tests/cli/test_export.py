@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from color_segmenter import ColorSegmenter
 from pna.cli import main
 from pna.export.refiners import export_mask_refiner
+from pna.inference.masks import refine_mask
+from pna.inference.opening import open_mask_refiner
 from pna.model import loading
+from pna.refinement.masks import RefineConfig
 from pna.refinement.network import create_mask_refiner
 
 pytest.importorskip("onnxruntime")
@@ -103,3 +107,19 @@ def test_a_mask_refiner(tmp_path, to):
     network = create_mask_refiner(encoder_weights=None).eval()
     report = export_mask_refiner(network, tmp_path / f"model.{to}", to=to)
     assert report.description.task == "mask refinement"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_mask_refiner_in_a_file_refines_as_the_network_does(run, tmp_path):
+    assert run(model="mask-refiner", out="refiner.onnx") == 0
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (50, 70, 3), np.uint8)
+    labels = rng.integers(0, 3, (5, 7)).repeat(10, 0).repeat(10, 1)
+    in_file = open_mask_refiner(tmp_path / "refiner.onnx", device=torch.device("cpu"))
+    network = open_mask_refiner(None, device=torch.device("cpu"))
+    found = [
+        refine_mask(one, image, labels, RefineConfig(strength=1)) for one in (in_file, network)
+    ]
+    np.testing.assert_allclose(found[0].wrong, found[1].wrong, atol=0.02)
+    assert (found[0].mask == found[1].mask).mean() > 0.98

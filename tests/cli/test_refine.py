@@ -2,17 +2,25 @@
 
 import argparse
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import pna
+from mask_networks import Bright
 from pna.cli import refine
 from pna.cli.pairing import find_pairs
 from pna.data import DataError, DataWarning
+from pna.data.gdal import open_file
 from pna.errors import MissingFileError, PnaError
+from pna.inference.devices import find_device
+from pna.inference.masks import RefinedMask
 from pna.labels import LabelSpace
 from pna.refinement.masks import RefineConfig
+from rasters import UTM, write_raster
 
 H, W = 30, 40
 DISK = np.zeros((H, W), bool)
@@ -53,29 +61,30 @@ def configs():
     return []
 
 
+def run_refine(*words, out, debug=False):
+    parser = argparse.ArgumentParser()
+    refine.add_arguments(parser)
+    args = parser.parse_args([*map(str, words), "-o", str(out)])
+    args.debug = debug
+    return refine.run(args)
+
+
 @pytest.fixture
-def run(tmp_path, calls, configs):
-    """Runs the command into `tmp_path / "out"` unless told otherwise."""
+def run(tmp_path, calls, configs, monkeypatch):
+    """Runs the command into `tmp_path / "out"`, unless told otherwise, on a made refiner."""
 
-    def load(model, device):
-        calls.append((model, device))
+    def moved(network, image, mask, config):
+        assert image.shape == (*mask.shape[-2:], 3)
+        calls.append(mask)
+        configs.append(config)
+        return RefinedMask(np.roll(mask, 1, axis=-1), np.full(mask.shape[-2:], 0.4, np.float32))
 
-        def moved(image, mask, config):
-            assert image.shape == (*mask.shape[-2:], 3)
-            calls.append(mask)
-            configs.append(config)
-            return np.roll(mask, 1, axis=-1)
+    def opened(model, *, device):
+        calls.append((model, str(device)))
 
-        return moved
-
-    def run_on(*words, out=tmp_path / "out", debug=False, load=load):
-        parser = argparse.ArgumentParser()
-        refine.add_arguments(parser)
-        args = parser.parse_args([*map(str, words), "-o", str(out)])
-        args.debug = debug
-        return refine.run(args, load)
-
-    return run_on
+    monkeypatch.setattr("pna.inference.opening.open_mask_refiner", opened)
+    monkeypatch.setattr("pna.inference.masks.refine_mask", moved)
+    return partial(run_refine, out=tmp_path / "out")
 
 
 @pytest.fixture
@@ -89,6 +98,23 @@ def folders(tmp_path):
     return tmp_path / "images", tmp_path / "masks"
 
 
+def test_the_bundled_refiner_is_the_default(tmp_path):
+    pixels = np.full((H, W, 3), 30, np.uint8)
+    pixels[DISK] = 200
+    photo = save(tmp_path / "p.png", pixels)
+    mask = save(tmp_path / "m.png", np.roll(DISK, 2, axis=0))
+    assert run_refine(photo, mask, out=tmp_path / "out") == 0
+    expected = pna.refine(pixels, np.roll(DISK, 2, axis=0))
+    np.testing.assert_array_equal(read(tmp_path / "out" / "m.png"), expected)
+
+
+@pytest.mark.parametrize("name", ["none.safetensors", "."])
+def test_weights_that_are_not_there(tmp_path, name):
+    photo, mask = save_photo(tmp_path / "p.jpg"), save(tmp_path / "m.png", DISK)
+    with pytest.raises(PnaError, match=re.escape(str(tmp_path / name))):
+        run_refine(photo, mask, "--model", tmp_path / name, out=tmp_path / "out")
+
+
 class TestRun:
     def test_a_mask_is_refined(self, run, tmp_path, calls, capsys):
         photo, mask = save_photo(tmp_path / "photo.jpg"), save(tmp_path / "m.png", DISK)
@@ -96,7 +122,7 @@ class TestRun:
         assert names(tmp_path / "out") == ["m.png"]
         np.testing.assert_array_equal(read(tmp_path / "out" / "m.png"), np.roll(DISK, 1, axis=1))
         loaded, given = calls
-        assert loaded == ("own", "cpu")
+        assert loaded == (Path("own"), "cpu")
         np.testing.assert_array_equal(given, DISK)
         out, err = capsys.readouterr()
         assert out == (
@@ -160,7 +186,7 @@ class TestRun:
         photo, mask = save_photo(tmp_path / "p.jpg"), save(tmp_path / "m.png", 0 * LABELS)
         with pytest.warns(DataWarning, match="has no edge to refine: it is empty; it stays"):
             assert run(photo, mask) == 0
-        assert calls == [(None, None)]
+        assert calls == [(None, str(find_device()))]
         assert not read(tmp_path / "out" / "m.png").any()
         assert "binary, 0 % of the pixels changed" in capsys.readouterr().out
 
@@ -191,6 +217,14 @@ class TestRun:
         figure = read(tmp_path / "out" / "m_compare.png")
         assert figure.shape[1] == 3 * 480 + 4 * 12
         assert (figure == (230, 159, 0)).all(axis=2).sum() > 1000
+
+    def test_errors(self, run, tmp_path):
+        photo, mask = save_photo(tmp_path / "p.jpg"), save(tmp_path / "m.png", COLORS)
+        assert run(photo, mask, "--errors") == 0
+        assert names(tmp_path / "out") == ["m.png", "m_errors.png"]
+        np.testing.assert_array_equal(
+            read(tmp_path / "out" / "m_errors.png"), np.full((H, W), 102, np.uint8)
+        )
 
     def test_a_cut_out_gets_the_colors_of_its_image(self, run, tmp_path):
         cutout = np.dstack([DISK[..., None] * np.full(3, 90, np.uint8), DISK * np.uint8(255)])
@@ -444,3 +478,48 @@ def test_the_help_ends_with_examples():
 )
 def test_percent(share, text):
     assert refine._percent(share) == text
+
+
+class TestRasters:
+    """Images with a place on the earth, and masks of one band."""
+
+    @pytest.fixture
+    def scene(self, tmp_path, monkeypatch):
+        """Image and mask of the same place; the refiner takes what is bright for foreground."""
+        monkeypatch.setattr(
+            "pna.inference.opening.open_mask_refiner", lambda model, *, device: Bright()
+        )
+        image = np.where(DISK, 220, 30).astype(np.uint8)[None].repeat(3, axis=0)
+        mask = np.where(np.roll(DISK, 2, axis=1), 7, 3).astype(np.uint8)
+        return (
+            write_raster(tmp_path / "scene.tif", image),
+            write_raster(tmp_path / "mask.tif", mask[None]),
+        )
+
+    def test_a_mask_is_refined_at_its_place(self, scene, tmp_path, capsys):
+        assert run_refine(*scene, out=tmp_path / "out") == 0
+        assert names(tmp_path / "out") == ["mask.tif"]
+        with open_file(tmp_path / "out" / "mask.tif") as file:
+            assert file.crs == UTM
+            np.testing.assert_array_equal(file.read(1), np.where(DISK, 7, 3))
+        told = capsys.readouterr()
+        assert "mask.tif: 40 x 30, 4 % of the pixels changed" in told.out
+        assert "refined 1 mask: 4 % of the pixels changed" in told.out
+
+    def test_classes_are_values(self, scene, tmp_path, capsys):
+        assert run_refine(*scene, "--classes", "3,7", out=tmp_path / "out") == 0
+        assert run_refine(*scene, "--classes", "5", out=tmp_path / "other") == 1
+        assert "expected classes of its values 3, 7, got 5" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--compare", "--errors", "--resize", "--kind=labels"])
+    def test_options_of_images_that_are_read_whole(self, scene, tmp_path, option):
+        with pytest.raises(PnaError, match=f"{option.partition('=')[0]} is for images"):
+            run_refine(*scene, option, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_16_bits_need_a_scale(self, scene, tmp_path, capsys):
+        image = np.where(DISK, 3000, 400).astype(np.uint16)[None].repeat(3, axis=0)
+        write_raster(scene[0], image)
+        assert run_refine(*scene, out=tmp_path / "out") == 1
+        assert "--scale" in capsys.readouterr().err
+        assert run_refine(*scene, "--scale", "0,4095", out=tmp_path / "out") == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pna.draw import change, change_figure
+from pna.draw import change, change_figure, mask_figure
 from pna.errors import PnaError
 
 SIDE = 240
@@ -204,3 +204,15 @@ class TestErrors:
 def test_the_figure_is_rgb():
     assert isinstance(change_figure(*scene(), side=SIDE), Image.Image)
     assert change_figure(*scene(), side=SIDE).mode == "RGB"
+
+
+def test_a_mask_over_its_image():
+    image, mask, _ = scene()
+    drawn = np.asarray(mask_figure(image, mask))
+    assert drawn.shape == image.shape
+    assert (drawn[0, 0] == 100).all()
+    assert (drawn == 255).all(axis=2).any()
+    figure = change_figure(image, mask, mask, side=SIDE)
+    assert figure.size[0] > drawn.shape[1]
+    with pytest.raises(PnaError, match="expected a mask of"):
+        mask_figure(image, mask[:5])

@@ -1,264 +1,80 @@
+"""`pna.refine`: the bundled network in one call."""
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
-from pna.errors import PnaError
-from pna.inference.refine import load_mask_refiner, refine_mask
-from pna.refinement.masks import Part, RefineConfig, check_mask, decide, near_edge
-from pna.refinement.network import StageResult, create_mask_refiner, to_logits
-
-SIZES = [(1, 1), (7, 50), (64, 96), (150, 201)]
-SURE = RefineConfig(strength=1.0)
-
-
-class Bright(nn.Module):
-    """Holds bright pixels for the foreground, however the mask is; with a class of its own for K.
-
-    Class k of K is at brightness k / (K - 1).
-    """
-
-    divisor = 32
-
-    def __init__(self, sureness=40.0):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(3, 1, 1))
-        self.register_buffer("temperature", torch.ones(()))
-        self.sureness = sureness
-        self.sizes = []
-
-    def forward(self, images, masks, boxes=None):
-        self.sizes.append(tuple(images.shape[-2:]))
-        assert images.shape[-2] % 32 == images.shape[-1] % 32 == 0
-        gray = images.mean(1, keepdim=True)
-        logits = self.sureness * (gray - 0.5).expand_as(masks)
-        return [StageResult(logits, None)]
+import pna
+from pna.errors import MissingFileError, PnaError
+from pna.inference.masks import refine_mask
+from pna.inference.refine import bundled_mask_refiner, load_mask_refiner
+from pna.refinement.masks import RefineConfig
+from pna.refinement.network import create_mask_refiner
 
 
-class Same(Bright):
-    """Returns each mask as it is."""
-
-    def forward(self, images, masks, boxes=None):
-        return [StageResult(2 * to_logits(masks), None)]
-
-
-def photo(H, W):
-    """An image whose right part is bright, and its mask."""
-    image = np.full((H, W, 3), 30, np.uint8)
-    image[:, W // 3 :] = 220
-    return image, image[..., 0] > 128
-
-
-def kinds_of(mask):
-    labels = np.where(mask, 7, 3).astype(np.uint8)
-    soft = np.where(mask, 0.9, 0.2)
-    return {
-        "bool": mask,
-        "255": mask.astype(np.uint8) * 255,
-        "labels": labels,
-        "int64": labels.astype(np.int64),
-        "soft": soft,
-        "half": soft.astype(np.float16),
-        "probabilities": np.stack([1 - soft, soft]).astype(np.float32),
-    }
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", kinds_of(np.zeros((1, 1), bool)))
-def test_a_mask_comes_back_as_its_own_kind(kind, size):
-    image, truth = photo(*size)
-    mask = kinds_of(np.roll(truth, 2, 1))[kind]
-    before = mask.copy()
-    refined, wrong = refine_mask(Bright(), image, mask, SURE)
-    np.testing.assert_array_equal(mask, before)
-    assert (refined.shape, refined.dtype) == (mask.shape, mask.dtype)
-    assert (wrong.shape, wrong.dtype) == (size, np.float32)
-    if truth.all() or not truth.any():
-        return
-    expected = kinds_of(truth)[kind]
-    if kind in ("bool", "255", "labels", "int64"):
-        np.testing.assert_array_equal(refined, expected)
-    elif kind == "probabilities":
-        np.testing.assert_array_equal(refined.argmax(0), expected.argmax(0))
-        np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
-    else:
-        np.testing.assert_array_equal(refined > 0.5, expected > 0.5)
-    np.testing.assert_array_equal(wrong > 0.5, np.roll(truth, 2, 1) != truth)
-
-
-@pytest.mark.parametrize("kind", ["bool", "labels", "soft", "probabilities"])
-@pytest.mark.parametrize("network", [Same(), Bright(sureness=0.0)])
-def test_what_is_not_surely_wrong_stays(network, kind):
-    image, truth = photo(70, 90)
-    mask = kinds_of(np.roll(truth, 5, 1))[kind]
-    refined = refine_mask(network, image, mask, RefineConfig(strength=0.9)).mask
-    if kind in ("bool", "labels"):
-        np.testing.assert_array_equal(refined, mask)
-    elif kind == "soft":
-        np.testing.assert_array_equal(refined > 0.5, mask > 0.5)
-    else:
-        np.testing.assert_array_equal(refined.argmax(0), mask.argmax(0))
-
-
-def test_strength_is_the_lead_that_a_change_needs():
-    image, truth = photo(64, 96)
-    mask = np.roll(truth, 4, 1)
-    # Bright pixels are foreground with a probability of 0.9: logit 2.2 at a brightness of 220.
-    network = Bright(sureness=float(np.log(9) / (220 / 255 - 0.5)))
-    # It leads by 0.8.
-    for strength, is_changed in ((0.0, False), (0.15, False), (0.25, True), (1.0, True)):
-        refined = refine_mask(network, image, mask, RefineConfig(strength=strength)).mask
-        assert (refined[:, 32:36] != mask[:, 32:36]).all() == is_changed, strength
-
-
-def test_at_strength_1_the_most_probable_of_many_classes_is_taken():
-    part = Part([2, 5, 9], torch.tensor([1.0, 0, 0]).view(3, 1, 1), np.zeros((1, 1), np.bool_))
-    probabilities = torch.tensor([0.3, 0.4, 0.3]).view(3, 1, 1)
-    for strength, best in ((1.0, 1), (0.95, 1), (0.85, 0), (0.0, 0)):
-        assert decide(part, probabilities, RefineConfig(strength=strength)).best.item() == best
-    sure = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)
-    assert not decide(part, sure, RefineConfig(strength=0)).is_changed.any()
-
-
-@pytest.mark.parametrize("value", [False, True])
-def test_a_part_of_one_class_is_all_of_it(value):
-    part = Part.of(np.full((4, 5), value), "binary")
-    assert part.classes == [int(value)]
-    assert torch.equal(part.masks, torch.ones(1, 4, 5))
-
-
-@pytest.mark.parametrize("radius", [0, 1, 3, 500])
-def test_an_edge_moves_no_farther_than_the_radius(radius):
-    image, truth = photo(64, 96)
-    mask = np.zeros_like(truth)
-    mask[:, 50:] = True  # 18 pixels off
-    refined = refine_mask(Bright(), image, mask, RefineConfig(strength=1, radius=radius)).mask
-    assert (refined != mask).sum() == 64 * min(radius, 18)
-    assert (refined[:, 50 - min(radius, 18) :]).all()
-
-
-def test_ignored_pixels_stay_and_are_not_called_wrong():
-    image, truth = photo(64, 96)
-    mask = np.where(np.roll(truth, 6, 1), 7, 3).astype(np.uint8)
-    mask[20:30] = 255
-    refined, wrong = refine_mask(Bright(), image, mask, SURE)
-    np.testing.assert_array_equal(refined == 255, mask == 255)
-    assert not wrong[20:30].any()
-    np.testing.assert_array_equal(refined[:20], np.where(truth, 7, 3)[:20])
-
-
-@pytest.mark.parametrize("value", [0, 3, 255])
-def test_a_mask_without_edges_stays(value):
-    image, _ = photo(64, 96)
-    mask = np.full((64, 96), value, np.uint8)
-    refined, wrong = refine_mask(Bright(), image, mask, SURE)
-    np.testing.assert_array_equal(refined, mask)
-    assert not wrong.any()
-
-
-def test_only_chosen_classes_change():
-    image, truth = photo(64, 96)
-    mask = np.where(np.roll(truth, 6, 1), 7, 3).astype(np.uint8)
-    for classes, is_changed in (((3,), True), ((7,), True), ((5,), False)):
-        config = RefineConfig(strength=1, classes=classes)
-        assert (refine_mask(Bright(), image, mask, config).mask != mask).any() == is_changed
-
-
-@pytest.mark.parametrize("kind", ["bool", "labels", "soft", "probabilities"])
-@pytest.mark.parametrize("size", [(300, 90), (201, 333)])
-def test_a_large_image_is_refined_in_parts(kind, size):
-    image, truth = photo(*size)
-    mask = kinds_of(np.roll(truth, 9, 1))[kind]
-    network = Bright()
-    config = RefineConfig(strength=1, core=64, margin=16)
-    refined = refine_mask(network, image, mask, config).mask
-    expected = kinds_of(truth)[kind]
-    if kind in ("soft", "probabilities"):
-        refined, expected = refined > 0.5, expected > 0.5
-    np.testing.assert_array_equal(refined, expected)
-    # First the whole, reduced to a part; then parts of 64 pixels with 16 around them.
-    assert max(network.sizes[0]) <= 96
-    assert max(max(size) for size in network.sizes) <= 96
-
-
-def test_errors_wider_than_a_part_are_mended():
-    class FromFar(Bright):
-        """Sees brightness in small images alone: a part of a large one is too near."""
-
-        def forward(self, images, masks, boxes=None):
-            if not self.sizes:
-                return super().forward(images, masks, boxes)
-            return [StageResult(2 * to_logits(masks), None)]
-
-    image, truth = photo(96, 640)
-    mask = np.zeros_like(truth)
-    mask[:, 600:] = True  # 387 pixels off, parts are 64 wide
-    config = RefineConfig(strength=1, core=64, margin=16)
-    refined = refine_mask(FromFar(), image, mask, config).mask
-    assert (refined != truth).mean() < 0.01
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.zeros((96, 64), bool), r"got \(96, 64\): the mask lies on its side"),
-        (np.zeros((32, 48), bool), r"\(64, 96\).*got \(32, 48\): resize the mask"),
-        (np.zeros((4, 64, 96, 1)), r"expected a mask \(64, 96\) or probabilities \(K, 64, 96\)"),
-        (np.full((64, 96), -1), r"the mask holds negative values \[-1\]"),
-        (np.full((64, 96), 256), "expected labels up to 255, got 256: number them anew"),
-        (np.full((64, 96), 1.5), r"values in \[1.5, 1.5\]: expected shares in \[0, 1\]"),
-        (np.full((64, 96), np.nan), "the mask holds NaN or infinity"),
-        (np.full((3, 64, 96), 0.5), r"expected \(K, H, W\) probabilities of sum 1"),
-        (np.ones((1, 64, 96)), r"2 classes or more, got 1: pass mask\[0\]"),
-        (np.full((64, 96), "a"), "expected labels as bool or integers"),
-    ],
-)
-def test_a_mask_that_does_not_fit_is_refused(mask, message):
-    image, _ = photo(64, 96)
-    with pytest.raises(PnaError, match=message):
-        check_mask(image, mask)
-
-
-def test_an_image_that_is_none_is_refused():
-    with pytest.raises(PnaError, match=r"expected an image \(H, W, 3\) uint8, got \(64, 96\)"):
-        check_mask(np.zeros((64, 96), np.uint8), np.zeros((64, 96), bool))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"strength": 1.2}, r"expected a strength in \[0, 1\], got 1.2"),
-        ({"radius": -1}, "expected a radius of at least 0 pixels, got -1"),
-        ({"core": 0}, "expected a core of at least 1 pixel"),
-    ],
-)
-def test_a_value_out_of_range_is_refused(values, message):
-    with pytest.raises(PnaError, match=message):
-        RefineConfig(**values)
-
-
-def test_near_edge_counts_rows_and_columns():
-    labels = torch.zeros(9, 9, dtype=torch.int64)
-    labels[4, 4] = 1
-    near = near_edge(labels, 2)
-    assert near.sum() == 25
-    assert near[2:7, 2:7].all()
-
-
-def test_many_classes_of_the_network_are_those_of_single_runs():
-    torch.manual_seed(0)
-    network = create_mask_refiner(encoder_weights=None).eval()
+@pytest.fixture(scope="module")
+def scene():
+    """A gray disk on dark, noisy ground, and a mask of it that is 4 pixels off."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    labels = np.zeros((96, 128), np.uint8)
-    labels[:50, :40], labels[30:, 80:] = 1, 2
-    with torch.inference_mode():
-        masks = torch.stack([torch.from_numpy(labels == k).float() for k in range(3)])[None]
-        images = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-        together = network(images, masks)[-1].logits
-        for k in range(3):
-            alone = network(images, masks[:, k : k + 1])[-1].logits
-            torch.testing.assert_close(together[:, k : k + 1], alone, atol=1e-5, rtol=1e-4)
+    y, x = np.mgrid[:160, :200]
+    truth = (y - 80) ** 2 + (x - 95) ** 2 < 45**2
+    image = np.where(truth[..., None], (180, 120, 90), (60, 70, 80)) + rng.normal(
+        0, 6, (160, 200, 3)
+    )
+    return image.clip(0, 255).astype(np.uint8), truth, np.roll(truth, (3, 3), (0, 1))
+
+
+def test_a_shifted_mask_comes_nearer(scene):
+    image, truth, mask = scene
+    refined = pna.refine(image, mask, strength=1)
+    assert refined.dtype == bool
+    assert (refined != truth).sum() < 0.3 * (mask != truth).sum()
+
+
+def test_a_right_mask_stays(scene):
+    image, truth, _ = scene
+    assert (pna.refine(image, truth) != truth).mean() < 0.002
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "pillow"])
+def test_images_of_other_forms(scene, kind, tmp_path):
+    image, _, mask = scene
+    file = tmp_path / "photo.png"
+    Image.fromarray(image).save(file)
+    given = {"path": file, "bytes": file.read_bytes(), "pillow": Image.fromarray(image)}[kind]
+    np.testing.assert_array_equal(pna.refine(given, mask), pna.refine(image, mask))
+
+
+def test_settings_reach_the_refinement(scene):
+    image, _, mask = scene
+    labels = np.where(mask, 3, 1).astype(np.uint8)
+    labels[:20] = 2
+    np.testing.assert_array_equal(pna.refine(image, labels, strength=0), labels)
+    np.testing.assert_array_equal(pna.refine(image, labels, radius=0), labels)
+    np.testing.assert_array_equal(pna.refine(image, labels, classes=[2])[40:], labels[40:])
+    config = RefineConfig(strength=0.9, radius=2)
+    np.testing.assert_array_equal(
+        pna.refine(image, labels, strength=0.9, radius=2),
+        refine_mask(bundled_mask_refiner(torch.device("cpu")), image, labels, config).mask,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"strength": 2}, r"expected a strength in \[0, 1\], got 2"),
+        ({"device": "cuda:99"}, "no device 'cuda:99' here"),
+        ({"mask": np.zeros((20, 20), bool)}, r"expected a mask \(160, 200\)"),
+        ({"mask": torch.zeros(160, 200)}, r"expected an array of numpy, got Tensor: .*numpy\(\)"),
+        ({"mask": None}, "expected an array of numpy, got NoneType"),
+        ({"image": "none.jpg"}, "none.jpg"),
+    ],
+)
+def test_bad_input(scene, given, message):
+    values = {"image": scene[0], "mask": scene[2], **given}
+    with pytest.raises(PnaError, match=message):
+        pna.refine(values.pop("image"), values.pop("mask"), **values)
 
 
 def test_weights_are_read_from_a_file(tmp_path):
@@ -274,4 +90,13 @@ def test_weights_are_read_from_a_file(tmp_path):
     assert all(map(torch.equal, loaded.state_dict().values(), network.state_dict().values()))
     save_file({"temperature": torch.ones(())}, file)
     with pytest.raises(PnaError, match=r"model\.safetensors does not fit MaskRefiner"):
+        load_mask_refiner(file)
+
+
+def test_weights_that_are_none(tmp_path):
+    file = tmp_path / "model.safetensors"
+    with pytest.raises(MissingFileError, match=r"no weights at .*model\.safetensors"):
+        load_mask_refiner(file)
+    file.write_bytes(b"no weights, but a text")
+    with pytest.raises(PnaError, match=r"model\.safetensors: expected a file of safetensors"):
         load_mask_refiner(file)

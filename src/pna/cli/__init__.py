@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "run the bundled models on bundled images",
     "segment": "segment images, rasters and videos: label maps and overlays",
+    "refine": "sharpen masks of any source along the edges of their images",
     "evaluate": "score a model, or a folder of predictions, on a data set",
     "train": "train a model by a recipe, or continue a run",
     "convert": "read a checkpoint of the authors' code or of mmsegmentation",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pna.export.write import ExportReport
 
 UPSAMPLER = "upsampler"
+MASK_REFINER = "mask-refiner"
 
 EPILOG = """\
 An ONNX file needs pip install "pna[export]" to be written and checked. Images are RGB in [0, 1] of
@@ -23,6 +24,7 @@ examples:
   pna export runs/own/model -o model.pt2 --to pt2 --stages
   pna export voc-lite -o voc-lite-int8.onnx --int8 photos/
   pna export upsampler -o upsampler.onnx
+  pna export mask-refiner -o mask-refiner.onnx
 """
 
 
@@ -32,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a bundled model's name, a saved model's folder, the weights of a mask refiner "
-        f"(.safetensors), or {UPSAMPLER}, which upsamples features",
+        help="a bundled model's name, a saved model's folder, "
+        f"{MASK_REFINER} or the weights of another one (.safetensors), or {UPSAMPLER}, which "
+        "upsamples features",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FILE", help="ends in .onnx or .pt2"
@@ -72,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
     # Before a model is read and traced: a wrong name ends it at once.
     check_target(args.out, args.to)
-    is_segmenter = args.model != UPSAMPLER and Path(args.model).suffix != ".safetensors"
+    others = (UPSAMPLER, MASK_REFINER)
+    is_segmenter = args.model not in others and Path(args.model).suffix != ".safetensors"
     report = _export_segmenter(args) if is_segmenter else _export_other(args)
     for parity in report.parity:
         print(f"  {parity}")
@@ -107,10 +111,9 @@ def _export_segmenter(args: argparse.Namespace) -> "ExportReport":
 
 
 def _export_other(args: argparse.Namespace) -> "ExportReport":
-    import torch
-
     from pna.export.refiners import export_mask_refiner, export_upsampler
-    from pna.inference.refine import load_mask_refiner
+    from pna.export.session import CPU
+    from pna.inference.refine import bundled_mask_refiner, load_mask_refiner
     from pna.inference.upsample import bundled_upsampler
 
     given = [name for name in ("stages", "half", "int8", "size") if getattr(args, name)]
@@ -118,5 +121,7 @@ def _export_other(args: argparse.Namespace) -> "ExportReport":
         raise PnaError(f"--{given[0]} is for segmentation models, got {args.model}: leave it out")
     print(f"{args.model} in {args.to} against PyTorch, batch x channels x height x width:")
     if args.model == UPSAMPLER:
-        return export_upsampler(bundled_upsampler(torch.device("cpu")), args.out, to=args.to)
-    return export_mask_refiner(load_mask_refiner(Path(args.model)), args.out, to=args.to)
+        return export_upsampler(bundled_upsampler(CPU), args.out, to=args.to)
+    is_bundled = args.model == MASK_REFINER
+    network = bundled_mask_refiner(CPU) if is_bundled else load_mask_refiner(Path(args.model))
+    return export_mask_refiner(network, args.out, to=args.to)

@@ -33,18 +33,10 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the process may take, or the process on its GPU (default: 4GB, or 2GB more than "
         "libraries and model take, if that is more)",
     )
-    group.add_argument(
-        "--bands",
-        type=_parse_bands,
-        metavar="N,N,...",
-        help="bands to take, from 1: red, green and blue; or one, for gray; or as many as the "
-        "model takes (default: those that the model names, else those called red, green, blue)",
-    )
-    group.add_argument(
-        "--scale",
-        type=parse_scale,
-        metavar="LOW,HIGH",
-        help="values that are black and white; needed for all but 8 bits",
+    add_band_arguments(
+        group,
+        "bands to take, from 1: red, green and blue; or one, for gray; or as many as the model "
+        "takes (default: those that the model names, else those called red, green, blue)",
     )
     group.add_argument(
         "--polygons",
@@ -54,10 +46,22 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_band_arguments(group: "argparse._ArgumentGroup", bands: str) -> None:
+    """Add `--bands`, with a line on it, and `--scale`."""
+    group.add_argument("--bands", type=_parse_bands, metavar="N,N,...", help=bands)
+    group.add_argument(
+        "--scale",
+        type=parse_scale,
+        metavar="LOW,HIGH",
+        help="values that are black and white; needed for all but 8 bits",
+    )
+
+
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments that were given, by their names in `segment_raster`."""
     names = ("memory", "bands", "scale", "polygons")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name, None) for name in names}  # not every command has all
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def is_raster(path: Path) -> bool:

@@ -4,7 +4,6 @@ import argparse
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +11,20 @@ from typing import TYPE_CHECKING
 from pna.cli.batch import check_names, report_left_out, run_each
 from pna.cli.options import add_device_argument
 from pna.cli.pairing import find_pairs
+from pna.cli.progress import ProgressLine
+from pna.cli.rasters import add_band_arguments, is_raster, raster_options
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pna.data.masks.arrays import MaskArray
     from pna.data.masks.files import MaskFile
     from pna.data.pairs import Pair
+    from pna.inference.masks import RefinedMask
     from pna.labels import LabelSpace
     from pna.refinement.masks import RefineConfig
+    from pna.refinement.network import RefinesMasks
 
 EPILOG = """\
 examples:
@@ -30,13 +32,8 @@ examples:
   pna refine photos/ masks/ --compare -o out
   pna refine photo.jpg sam/ -o out
   pna refine 'tiles/*.tif' 'tiles/*_mask.png' --classes roof,road --colors roofs.json -o out
+  pna refine scene.tif roofs.tif --radius 8 -o out
 """
-
-RefineMask = Callable[["npt.NDArray[np.uint8]", "MaskArray", "RefineConfig"], "MaskArray"]
-"""A refiner: an image (H, W, 3), a mask and what may change in, the refined mask out."""
-
-LoadRefiner = Callable[[str | None, str | None], RefineMask]
-"""From `--model` and `--device`, each None where it is not given, to a refiner."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +57,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a bundled refiner's name or a saved one's folder (default: the bundled one)",
+        type=Path,
+        metavar="FILE",
+        help="another mask refiner: weights, .safetensors, or a file of `pna export`, .onnx "
+        "(default: the bundled one)",
     )
     parser.add_argument(
         "--compare",
         action="store_true",
         help="also write NAME_compare.png: before, after and what changed",
     )
+    parser.add_argument(
+        "--errors",
+        action="store_true",
+        help="also write NAME_errors.png: how probable it is that the given mask is wrong, black "
+        "0, white 1",
+    )
     add_device_argument(parser)
     _add_mask_arguments(parser)
     _add_limit_arguments(parser)
+    group = parser.add_argument_group(
+        "rasters",
+        "Images with a place on the earth, or too large to be read whole. The mask is then one "
+        "band of class numbers, and NAME.tif a GeoTIFF; a run that was killed goes on.",
+    )
+    add_band_arguments(group, "bands to take, from 1: red, green and blue; or one, for gray")
 
 
 def _add_mask_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +108,7 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strength",
         type=float,
-        default=0.5,
+        default=0.2,
         metavar="S",
         help="from 0, where nothing changes, to 1, where every pixel gets its most probable class: "
         "a new class must lead the old one by a probability of 1 - S (default: %(default)s)",
@@ -112,13 +124,10 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, load: LoadRefiner) -> int:
-    """Refine the masks; 0 if all went well, 1 if some could not be refined.
-
-    Args:
-        args: The arguments.
-        load: Returns the refiner.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Refine the masks; 0 if all went well, 1 if some could not be refined."""
+    from pna.inference.devices import find_device
+    from pna.inference.opening import open_mask_refiner
     from pna.labels import read_label_space
     from pna.refinement.masks import RefineConfig
 
@@ -130,7 +139,12 @@ def run(args: argparse.Namespace, load: LoadRefiner) -> int:
     report_left_out(found.skipped)
     if found.without_mask:
         print(f"left out {len(found.without_mask)} images without a mask", file=sys.stderr)
-    job = _Job(args, config, colors, load(args.model, args.device))
+    images = {pair.image for pair in found.pairs}
+    rasters = images if raster_options(args) else {path for path in images if is_raster(path)}
+    if rasters:
+        _refuse_with_rasters(args)
+    network = open_mask_refiner(args.model, device=find_device(args.device))
+    job = _Job(args, config, colors, rasters, network)
     args.out.mkdir(parents=True, exist_ok=True)
     status = run_each(
         found.pairs, job.refine, noun="masks", debug=args.debug, name=lambda pair: pair.mask
@@ -140,12 +154,21 @@ def run(args: argparse.Namespace, load: LoadRefiner) -> int:
     return status
 
 
+def _refuse_with_rasters(args: argparse.Namespace) -> None:
+    for name in ("kind", "colors", "resize", "compare", "errors"):
+        if getattr(args, name):
+            raise PnaError(
+                f"--{name} is for images that are read whole, not for rasters: cut the place of "
+                "interest out of image and mask, for example by gdal_translate -srcwin"
+            )
+
+
 def _check_out(pairs: "list[Pair]", args: argparse.Namespace) -> None:
     from pna.data.pairs import IMAGE_SUFFIXES
 
     if args.out.suffix.lower() in IMAGE_SUFFIXES and not args.out.is_dir():
         raise PnaError(f"--out {args.out}: expected a folder; the mask in it keeps its name")
-    endings = (".*", "_compare.*") if args.compare else (".*",)
+    endings = [".*", *(f"_{what}.*" for what in ("compare", "errors") if getattr(args, what))]
     masks = [pair.mask for pair in pairs]
     check_names(masks, args.out, endings=endings, verb="refine", noun="mask")
     images = [pair.image for pair in pairs]
@@ -160,7 +183,8 @@ class _Job:
         args: The arguments.
         config: What may change, without the classes, which each mask numbers for itself.
         colors: Names and colors of the classes.
-        core: The refiner.
+        rasters: The images that are read window by window.
+        network: The refiner.
         shares: The share of changed pixels of each mask that was written.
         kinds: How many masks were guessed to be of a kind.
         is_told: Whether it was said that masks change their format.
@@ -169,20 +193,27 @@ class _Job:
     args: argparse.Namespace
     config: "RefineConfig"
     colors: "LabelSpace | None"
-    core: RefineMask
+    rasters: set[Path]
+    network: "RefinesMasks"
     shares: dict[Path, float] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
     is_told: bool = False
 
     def refine(self, pair: "Pair") -> str:
         """Refine a mask and write it; return a line on it."""
+        return self._refine_raster(pair) if pair.image in self.rasters else self._refine(pair)
+
+    def _refine(self, pair: "Pair") -> str:
         from dataclasses import replace
+
+        import numpy as np
 
         from pna.data.images import read_image
         from pna.data.masks.arrays import changed_pixels
         from pna.data.masks.classes import find_classes
-        from pna.data.masks.files import read_mask, write_mask
+        from pna.data.masks.files import read_mask
         from pna.data.masks.sizes import fit_to_image
+        from pna.inference.masks import RefinedMask, refine_mask
 
         image = read_image(pair.image)
         mask = read_mask(pair.mask, kind=self.args.kind, colors=self.colors)
@@ -192,19 +223,61 @@ class _Job:
         if self.args.classes is not None:
             classes = find_classes(mask, self.args.classes.split(","))
             config = replace(config, classes=tuple(sorted(classes)))
-        after = mask.array
+        after, wrong = mask.array, np.zeros(mask.size, np.float32)
         if mask.has_edges:
-            after = self.core(image, mask.array, config)
-        write_mask(mask, after, self.args.out / (pair.mask.stem + mask.form.suffix), image=image)
-        if self.args.compare:
-            from pna.draw import change_figure, write_image
-
-            figure = change_figure(image, mask.array, after, names=_names(mask))
-            write_image(figure, self.args.out / f"{pair.mask.stem}_compare.png")
+            after, wrong = refine_mask(self.network, image, mask.array, config)
+        self._write(mask, image, RefinedMask(after, wrong))
         share = float(changed_pixels(mask.array, after).mean())
         self.shares[pair.mask] = share
         height, width = mask.size
         return f"{width} x {height}, {mask.kind}, {_percent(share)} of the pixels changed"
+
+    def _refine_raster(self, pair: "Pair") -> str:
+        from dataclasses import replace
+
+        from pna.data.mask_raster import MaskRaster
+        from pna.inference.raster.refine import refine_raster
+
+        config = self.config
+        if self.args.classes is not None:
+            with MaskRaster(pair.mask) as mask:
+                config = replace(config, classes=mask.find(self.args.classes.split(",")))
+        with ProgressLine(pair.mask.name, "parts") as progress:
+            done = refine_raster(
+                self.network,
+                pair.image,
+                pair.mask,
+                self.args.out,
+                config=config,
+                bands=self.args.bands,
+                scale=self.args.scale,
+                progress=progress,
+            )
+        if done.guess is not None:
+            print(f"{pair.mask}: {done.guess}", file=sys.stderr)
+        self.shares[pair.mask] = done.share_changed
+        height, width = done.size
+        text = f"{width} x {height}, {_percent(done.share_changed)} of the pixels changed"
+        if done.num_found:
+            text += f"; {done.num_found} of {done.num_blocks} parts were there already"
+        return text
+
+    def _write(self, mask: "MaskFile", image: "npt.NDArray[np.uint8]", done: "RefinedMask") -> None:
+        """Write a refined mask, and the pictures that were asked for."""
+        import numpy as np
+        from PIL import Image
+
+        from pna.data.masks.files import write_mask
+        from pna.draw import change_figure, write_image
+
+        out, stem = self.args.out, mask.path.stem
+        write_mask(mask, done.mask, out / (stem + mask.form.suffix), image=image)
+        if self.args.compare:
+            figure = change_figure(image, mask.array, done.mask, names=_names(mask))
+            write_image(figure, out / f"{stem}_compare.png")
+        if self.args.errors:
+            levels = Image.fromarray((255 * done.wrong).round().astype(np.uint8))
+            write_image(levels, out / f"{stem}_errors.png")
 
     def _tell(self, mask: "MaskFile") -> None:
         """Say how a mask was read, once for each kind, and once that a format changes."""

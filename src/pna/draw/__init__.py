@@ -11,7 +11,7 @@
 | `layout`, `text` | panels, titles, letters |
 """
 
-from pna.draw.change import change_figure
+from pna.draw.change import change_figure, mask_figure
 from pna.draw.overlay import legend, overlay
 from pna.draw.palette import save_labels, write_image
 from pna.draw.sheet import Entry, contact_sheet
@@ -23,6 +23,7 @@ __all__ = [
     "change_figure",
     "contact_sheet",
     "legend",
+    "mask_figure",
     "overlay",
     "save_labels",
     "similarity_figure",

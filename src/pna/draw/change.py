@@ -102,10 +102,7 @@ def change_figure(
                 f"the mask {title!r} must have the image's size {image.shape[:2]} (H, W) and the "
                 f"kind of the other mask, got {mask.shape}"
             )
-    if is_binary(before):
-        before, after = before > 0, after > 0
-    is_foreground = before.ndim == 2 and not np.issubdtype(before.dtype, np.integer)
-    change = _foreground(before, after) if is_foreground else _classes(before, after, names or {})
+    change = _change_of(before, after, names or {})
     share = 100 * float(changed_pixels(before, after).mean())
     titles = ("before", "after", f"changed: {share:.2g} % of the pixels")
     # Enlarged by whole numbers, so that pixels are squares of one size.
@@ -128,6 +125,34 @@ def change_figure(
     drawn = [panel_row(row, column=side, gap=_GAP, title_size=_TITLE_SIZE) for row in rows]
     names_below = swatches(change.legend, width=drawn[0].width - 2 * _GAP)
     return stack([*drawn, ImageOps.expand(names_below, border=(_GAP, 0, _GAP, _GAP), fill=PAPER)])
+
+
+def mask_figure(image: UInt8Array, mask: MaskArray) -> Image.Image:
+    """Draw a mask over its image, at the image's size: fills and outlines, as in `change_figure`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: As for `change_figure`.
+
+    Raises:
+        PnaError: Sizes do not fit.
+
+    Example:
+        >>> mask_figure(np.zeros((40, 60, 3), np.uint8), np.eye(40, 60, dtype=bool)).size
+        (60, 40)
+    """
+    check_image(image)
+    if mask.shape[-2:] != image.shape[:2]:
+        raise PnaError(f"expected a mask of {image.shape[:2]}, got {mask.shape}")
+    change = _change_of(mask, mask, {})
+    return _outlined(image, change.before, change.fills, is_thin=False)
+
+
+def _change_of(before: MaskArray, after: MaskArray, names: Mapping[int, str]) -> _Change:
+    if is_binary(before):
+        before, after = before > 0, after > 0
+    is_foreground = before.ndim == 2 and not np.issubdtype(before.dtype, np.integer)
+    return _foreground(before, after) if is_foreground else _classes(before, after, names)
 
 
 def _foreground(before: MaskArray, after: MaskArray) -> _Change:

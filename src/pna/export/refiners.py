@@ -38,8 +38,7 @@ class MaskGraph(nn.Module):
         (H, W), d = images.shape[-2:], self.network.divisor
         padding = (0, (W + d - 1) // d * d - W, 0, (H + d - 1) // d * d - H)
         images, masks = (F.pad(x, padding, mode="replicate") for x in (images, masks))
-        logits = self.network(images, masks)[-1].logits[..., :H, :W]
-        return ((logits / self.network.temperature).sigmoid(),)
+        return (self.network.refine(images, masks)[..., :H, :W],)
 
 
 class UpsamplerGraph(nn.Module):

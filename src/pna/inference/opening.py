@@ -1,4 +1,4 @@
-"""Models by name or path: saved ones, and exported ones."""
+"""Models by name or path: saved ones, and exported ones; mask refiners likewise."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 from pna.model.presets import PRESETS, Preset
 from pna.model.segmenter import BaseSegmenter
+from pna.refinement.network import RefinesMasks
 
 
 def open_model(
@@ -38,3 +39,25 @@ def open_model(
     from pna.model.loading import load
 
     return load(path_or_name, presets=presets)
+
+
+def open_mask_refiner(file: Path | None, *, device: torch.device) -> RefinesMasks:
+    """Open a mask refiner to run it.
+
+    Args:
+        file: Weights that end in .safetensors, or an .onnx file, which ONNX Runtime runs; None
+            takes the network that comes with the package.
+        device: Where it will run.
+
+    Raises:
+        PnaError: There is no such file, or it does not hold one.
+    """
+    from pna.inference.refine import bundled_mask_refiner, load_mask_refiner
+
+    if file is None:
+        return bundled_mask_refiner(device)
+    if file.suffix == ".onnx":
+        from pna.export.onnx_refiner import OnnxMaskRefiner
+
+        return OnnxMaskRefiner(file, device)
+    return load_mask_refiner(file).to(device)

@@ -1,5 +1,6 @@
 """State dicts: each tensor once into a file, out of it under all its names, into a network."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,14 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
             f"{source} does not fit {type(network).__name__} as it is built here: of its "
             f"{len(own)} weights and buffers {', '.join(told)}"
         )
+
+
+def state_digest(state: Mapping[str, Tensor], about: str = "") -> str:
+    """Return a digest of a state dict and of a text about it."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype}".encode())
+        # As bytes: NumPy has no bfloat16.
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]

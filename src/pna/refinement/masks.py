@@ -39,7 +39,7 @@ class RefineConfig:
         PnaError: A value is out of its range.
     """
 
-    strength: float = 0.5
+    strength: float = 0.2
     radius: int | None = None
     classes: tuple[int, ...] | None = None
     core: int = 512
@@ -69,6 +69,11 @@ def check_mask(image: npt.NDArray[np.uint8], mask: MaskArray) -> Kind:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if not isinstance(mask, np.ndarray):  # of a tensor the rest would fail in words of its own
+        raise PnaError(
+            f"expected an array of numpy, got {type(mask).__name__}: a tensor becomes one by "
+            "mask.cpu().numpy(), an image by np.asarray(mask)"
+        )
     if mask.ndim not in (2, 3) or mask.shape[-2:] != image.shape[:2]:
         H, W = image.shape[:2]
         turned = mask.ndim == 2 and mask.shape == (W, H) and W != H

@@ -16,7 +16,7 @@ predicts, so detail of a mask that is right passes unchanged.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from pna.model.pna.layers import Pointwise
 from pna.model.pna.nam import LogitGathering, Neighborhood
 from pna.model.pna.stage import ImageStem, MixerBlock
 from pna.model.resize import average, resize
+from pna.model.state import state_digest
 
 MOST_SURE = 4.0
 """Masks enter as logits in [-4, 4]: nothing that is given is surer than 98 %."""
@@ -54,6 +55,29 @@ class StageResult(NamedTuple):
 
     logits: Tensor
     neighborhood: Neighborhood | None
+
+
+class RefinesMasks(Protocol):
+    """A network as parts of images are refined by it: `MaskRefiner`, or one in a file."""
+
+    @property
+    def divisor(self) -> int:
+        """Sides of images must be multiples of this."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes images and masks."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights: what another network refines does not go on with this one."""
+        ...
+
+    def refine(self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """Refine masks: see `MaskRefiner.refine`."""
+        ...
 
 
 class PixelStem(nn.Module):
@@ -165,6 +189,27 @@ class MaskRefiner(nn.Module):
     def divisor(self) -> int:
         """Sides of images must be multiples of this: pixels per coarsest cell."""
         return self.encoder.divisor
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.mean.device
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its weights."""
+        return state_digest(self.state_dict())
+
+    def refine(self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """Refine masks: calibrated probabilities (B, K, H, W) of the foreground of each.
+
+        Args:
+            images: As for `forward`, and so the rest.
+            masks: Likewise.
+            boxes: Likewise.
+        """
+        final = self(images, masks, boxes)[-1].logits
+        return cast(Tensor, (final / self.temperature).sigmoid())
 
     def forward(
         self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None

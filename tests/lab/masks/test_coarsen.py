@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pna.lab.masks import coarsen as module
-from pna.lab.masks.coarsen import HELD_OUT, RULES, coarsen, degree, nearly_right
+from pna.lab.masks.coarsen import HELD_OUT, RULES, coarsen, degree, follow_convention, nearly_right
 from pna.lab.masks.fields import distance_to, signed_distance
 
 EVERY_RULE = [*RULES, *HELD_OUT]
@@ -305,3 +305,28 @@ def test_real_masks_get_the_wanted_degree(rule, shared_data):
             degree(coarsen(mask, np.random.default_rng(seed), rule=rule, amount=0.4), mask)
         )
     assert np.median(found) == pytest.approx(0.97 - 0.4 * 0.37, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_convention_moves_the_outline_a_little(seed):
+    y, x = np.mgrid[:80, :90]
+    mask = (y - 40) ** 2 + (x - 45) ** 2 < 20**2
+    moved = follow_convention(mask, np.random.default_rng(seed))
+    assert moved.dtype == bool
+    # Three pixels wider or narrower, four aside along each axis, and what smoothing adds.
+    assert (np.abs(signed_distance(mask, 12.0))[moved != mask] < 3 + 4 * 2**0.5 + 1.5).all()
+    assert (moved != np.roll(moved, 1, 1)).sum(1).max() == 2  # an outline without dents or holes
+
+
+def test_a_convention_keeps_thin_masks_and_those_at_the_border():
+    thin = np.zeros((40, 50), bool)
+    thin[20:23] = True
+    half = np.zeros((40, 50), bool)
+    half[:, 25:] = True
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        assert follow_convention(thin, rng).any(1).sum() >= 1
+        moved = follow_convention(half, rng)
+        assert moved[:, -10:].all()
+        assert not moved[:, :10].any()
+    assert follow_convention(np.ones((4, 5), bool), rng).all()

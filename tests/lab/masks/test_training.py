@@ -11,9 +11,11 @@ from pna.lab.masks.decoder import create_mask_decoder
 from pna.lab.masks.scenes import (
     cut,
     cut_part,
+    cut_scene,
     draw_example,
     draw_shapes,
     find_crisp,
+    join,
     paste_copies,
     read_scene,
     split,
@@ -141,7 +143,7 @@ def test_a_batch_depends_on_step_and_seed(crisp):
 def test_losses_are_small_for_the_truth_and_large_for_its_opposite():
     truth = torch.zeros(1, 1, 64, 64)
     truth[..., 20:40, 10:50] = 1
-    batch = Batch(torch.rand(1, 3, 64, 64), truth, truth)
+    batch = Batch(torch.rand(1, 3, 64, 64), truth, truth, truth)
 
     def losses(sign):
         logits = sign * (20 * truth - 10)
@@ -263,13 +265,39 @@ def test_the_temperature_makes_probabilities_true():
     torch.manual_seed(0)
     logits = torch.randn(1, 1, 200, 200) * 2
     truth = torch.bernoulli(logits.sigmoid())
-    batch = Batch(logits.expand(-1, 3, -1, -1), truth, truth)
+    batch = Batch(logits.expand(-1, 3, -1, -1), truth, truth, truth)
     temperature = calibrate(TooSure(), [batch])
     assert temperature == pytest.approx(3, rel=0.07)
     before, after = (
         calibration_error(TooSure(), [batch], temperature=t) for t in (1.0, temperature)
     )
     assert after < 0.02 < before
-    flat = Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+    empty = torch.zeros(1, 1, 8, 8)
+    flat = Batch(torch.zeros(1, 3, 8, 8), empty, empty, empty)
     with pytest.raises(PnaError, match="expected masks with edges"):
         calibrate(TooSure(), [flat])
+
+
+def test_a_cut_scene_is_no_drawing_and_has_the_outline_of_its_image(crisp):
+    scenes = find_crisp(crisp, ["disk"])
+    for seed in range(20):
+        example = cut_scene(scenes, (64, 96), np.random.default_rng(seed))
+        assert example.image.shape == (64, 96, 3)
+        # Yellow is the object; smoothing of the image mixes the colors at its edge.
+        is_object = example.image[..., 0] > 115
+        assert (is_object != example.mask).mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 100)])
+def test_joined_scenes_have_the_mask_of_one(crisp, size):
+    scenes = find_crisp(crisp, ["disk"])
+    shares = []
+    for seed in range(12):
+        example = join(scenes, size, np.random.default_rng(seed))
+        assert (*example.mask.shape, 3) == example.image.shape == (*size, 3)
+        is_object = example.image[..., 0] > 115
+        assert (example.mask & ~is_object).mean() < 0.02
+        rows, cols = np.flatnonzero(example.mask.any(1)), np.flatnonzero(example.mask.any(0))
+        shares.append(max((np.ptp(rows) + 1) / size[0], (np.ptp(cols) + 1) / size[1]))
+        assert is_object.sum() > example.mask.sum()  # others have objects, too
+    assert max(shares) <= 0.52

@@ -1,6 +1,5 @@
 """Finished blocks in files beside the result, so that a run that was killed goes on."""
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -9,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from filelock import FileLock, Timeout
 
 from pna.data.images import UInt8Array
 from pna.errors import PnaError
 from pna.export.onnx_segmenter import OnnxSegmenter
-from pna.files import write_atomically, write_text_atomically
+from pna.files import file_digest, write_atomically, write_text_atomically
 from pna.inference.raster.blocks import Block
 from pna.model.segmenter import BaseSegmenter
+from pna.model.state import state_digest
 
 Size = tuple[int, int]
 
@@ -126,12 +125,5 @@ class Parts:
 def fingerprint(model: BaseSegmenter) -> str:
     """Return a digest of a model's weights, or of the file that it runs from."""
     if isinstance(model, OnnxSegmenter):
-        with model.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    digest = hashlib.sha256(model.origin.encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype}".encode())
-        # As bytes: NumPy has no bfloat16.
-        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return file_digest(model.file)
+    return state_digest(model.state_dict(), model.origin)

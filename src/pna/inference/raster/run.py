@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from pna.inference.raster.write import (
     write_scores,
 )
 from pna.inference.tiling import WHOLE, TilingConfig
-from pna.labels import IGNORE_INDEX
+from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.segmenter import BaseSegmenter
 
 
@@ -215,36 +215,61 @@ def segment_raster(
         ) as finished:
             for done, _ in enumerate(finished, start=1):
                 progress(pace.after(done))
-        names, num_polygons = model.labels, 0
         # All beside the blocks first: the results appear together, when the last is complete.
-        label_file = folder / f"{path.stem}_labels.tif"
-        pixels = write_labels(
-            label_file, raster, blocks, lambda block: parts.read(block, "labels"), names, own
+        written = _write(raster, blocks, parts, model.labels, own, scores, polygons)
+        files = [written.labels, written.scores, written.polygons]
+        labels, score_file, polygon_file = (
+            None if file is None else file.replace(out / file.name) for file in files
         )
-        results = [label_file]
-        if scores:
-            results.append(folder / f"{path.stem}_scores.tif")
-            write_scores(
-                results[-1], raster, blocks, lambda block: parts.read(block, "scores"), names
-            )
-        if polygons is not None:
-            results.append(label_file.with_suffix(f".{polygons}"))
-            num_polygons = write_polygons(results[-1], label_file, names)
-        for file in results:
-            file.replace(out / file.name)
         shutil.rmtree(folder)
+    assert labels is not None
     return RasterReport(
-        labels=out / label_file.name,
-        scores=out / f"{path.stem}_scores.tif" if scores else None,
-        polygons=out / results[-1].name if polygons is not None else None,
-        pixels=pixels,
+        labels=labels,
+        scores=score_file,
+        polygons=polygon_file,
+        pixels=written.pixels,
         size=size,
         tile=parts.tile,
         num_blocks=len(blocks),
         num_found=len(blocks) - len(missing),
-        num_polygons=num_polygons,
+        num_polygons=written.num_polygons,
         seconds=time.perf_counter() - begin,
     )
+
+
+class _Written(NamedTuple):
+    """Results beside the blocks: files, pixels of each class, and the number of polygons."""
+
+    labels: Path
+    scores: Path | None
+    polygons: Path | None
+    pixels: dict[str, int]
+    num_polygons: int
+
+
+def _write(
+    raster: Raster,
+    blocks: Sequence[Block],
+    parts: Parts,
+    names: LabelSpace,
+    tiling: TilingConfig,
+    scores: bool,
+    polygons: str | None,
+) -> _Written:
+    """Write the results of finished blocks beside them."""
+    stem, num_polygons = raster.path.stem, 0
+    label_file = parts.folder / f"{stem}_labels.tif"
+    pixels = write_labels(
+        label_file, raster, blocks, lambda block: parts.read(block, "labels"), names, tiling
+    )
+    score_file = polygon_file = None
+    if scores:
+        score_file = parts.folder / f"{stem}_scores.tif"
+        write_scores(score_file, raster, blocks, lambda block: parts.read(block, "scores"), names)
+    if polygons is not None:
+        polygon_file = label_file.with_suffix(f".{polygons}")
+        num_polygons = write_polygons(polygon_file, label_file, names)
+    return _Written(label_file, score_file, polygon_file, pixels, num_polygons)
 
 
 def open_for(

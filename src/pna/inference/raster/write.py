@@ -11,6 +11,7 @@ import numpy as np
 
 from pna.data.gdal import gdal_errors
 from pna.data.images import UInt8Array
+from pna.data.mask_raster import MaskRaster
 from pna.data.raster import Raster
 from pna.errors import PnaError
 from pna.extras import require
@@ -135,6 +136,27 @@ def write_scores(
     _write(path, raster, labels.num_classes, fill, resampling="AVERAGE", interleave="band")
 
 
+def write_mask(
+    path: Path, mask: MaskRaster, blocks: Sequence[Block], read: Callable[[Block], UInt8Array]
+) -> None:
+    """Write a mask of the values, type, colors, nodata and tags of another one.
+
+    Args:
+        path: The file to write, a GeoTIFF.
+        mask: The other one.
+        blocks: All blocks of it.
+        read: Returns the labels (h, w) of one, by their places in `mask.levels`.
+    """
+
+    def fill(file: Any) -> None:
+        mask.copy_description(file)
+        for block in blocks:
+            window = (block.rows, block.cols)
+            file.write(mask.values_of(read(block), window), 1, window=_window(block))
+
+    _write(path, mask, 1, fill, nodata=mask.nodata, resampling="MODE", dtype=mask.dtype)
+
+
 def check_polygons(raster: Raster, polygons: str | None) -> None:
     """Refuse polygons that the place of a raster does not allow, before hours of work.
 
@@ -223,15 +245,16 @@ def write_polygons(path: Path, label_file: Path, labels: LabelSpace) -> int:
 
 def _write(
     path: Path,
-    raster: Raster,
+    raster: Raster | MaskRaster,
     bands: int,
     fill: Callable[[Any], None],
     *,
-    nodata: int | None = None,
+    nodata: float | None = None,
     resampling: str,
+    dtype: str = "uint8",
     **options: Any,
 ) -> None:
-    """Write a tiled file, then its cloud-optimized copy with overviews."""
+    """Write a tiled file at the place of a raster, then its cloud-optimized copy with overviews."""
     rasterio = require("rasterio")
     points, points_crs = raster.ground_control
     place = {"gcps": points, "crs": points_crs} if points else raster.place._asdict()
@@ -248,7 +271,7 @@ def _write(
                 height=raster.height,
                 width=raster.width,
                 count=bands,
-                dtype="uint8",
+                dtype=dtype,
                 nodata=nodata,
                 tiled=True,
                 blockxsize=_TILE,

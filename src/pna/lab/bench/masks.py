@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from pna.inference.refine import refine_mask
+from pna.inference.masks import refine_mask
 from pna.lab.bench.charts import draw_growth
 from pna.lab.bench.growth import growth_notes, growth_tables, measure_growth
 from pna.lab.bench.report import Log, Report, Row

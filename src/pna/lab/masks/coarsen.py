@@ -85,6 +85,36 @@ def coarsen(
     return result
 
 
+def follow_convention(mask: npt.NDArray[Any], rng: np.random.Generator) -> BoolArray:
+    """Move a whole outline, as people do who label generously, tightly, smoothly or a bit aside.
+
+    Such masks are right by the convention of their data set, though no edge of the image lies where
+    they end: what sharpens masks is to keep the convention.
+
+    Args:
+        mask: (H, W) bool.
+        rng: Source of all choices.
+
+    Returns:
+        (H, W) bool: wider by up to 3 pixels or narrower by up to 3, and a quarter of the mean
+        width; half of the time smoothed by up to 2 pixels, and half of the time up to 4 aside.
+
+    Raises:
+        PnaError: The mask isn't a boolean map.
+    """
+    mask = _check(mask)
+    if not has_boundary(mask):
+        return mask
+    least = min(3.0, mean_width(mask) / 4)
+    moved = signed_distance(mask, 4.0) > -rng.uniform(-least, 3.0)
+    if rng.random() < 0.5:
+        moved = blur(moved, rng.uniform(0.25, 1) * min(2.0, 2 * least)) > 0.5
+    if rng.random() < 0.5:
+        top, left = rng.integers(0, 9, 2)
+        moved = np.pad(moved, 4, mode="edge")[top:, left:][: mask.shape[0], : mask.shape[1]]
+    return moved if has_boundary(moved) else mask
+
+
 def nearly_right(mask: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
     """Make small errors only: all pixels farther than 3 pixels from the boundary stay.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,10 @@ FloatArray = npt.NDArray[np.float32]
 _LEAST_PIXELS = 64
 """An object with fewer is no example of an outline."""
 _HELD_OUT_EVERY = 10
+_SHARES = 0.06, 1.3
+"""Extents of a mask in a part, least and largest, as shares of the part's side."""
+_DRAWINGS, _MOSAICS, _PASTED = 0.08, 0.35, 0.2
+"""Shares of the examples that are drawn, joined of several scenes, or, of the rest, pasted."""
 _ERRORS = 0.3
 """Share of the examples with a network's mask, of scenes that have some."""
 _AROUND = 0.2
@@ -183,7 +187,7 @@ def choose_error(
 def draw_example(
     scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Generator
 ) -> Example:
-    """Draw a part of a scene, of a pasted one, or a drawing.
+    """Draw a part of a scene, of several side by side, of one with pasted objects, or a drawing.
 
     Args:
         scenes: To choose from, each kind alike often.
@@ -191,27 +195,67 @@ def draw_example(
         rng: The source of all randomness.
     """
     made = rng.random()
-    if made < 0.08:
+    if made < _DRAWINGS:
         return draw_shapes(size, rng)
+    if made < _DRAWINGS + _MOSAICS:
+        return join(scenes, size, rng)
+    example = cut_scene(scenes, size, rng)
+    is_free = example.given is None
+    return paste_copies(example, rng) if is_free and rng.random() < _PASTED else example
+
+
+def cut_scene(scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Generator) -> Example:
+    """Cut a part of a scene, as it is.
+
+    Args:
+        scenes: To choose from, each kind alike often.
+        size: (H, W) of the result.
+        rng: The source of all randomness.
+    """
     kinds = sorted({scene.kind for scene in scenes})
     while True:
         # The square root of their number: between all images and all kinds alike.
         weights = np.sqrt([sum(scene.kind == kind for scene in scenes) for kind in kinds])
         kind = rng.choice(kinds, p=weights / weights.sum())
         candidates = [scene for scene in scenes if scene.kind == kind]
-        chosen = int(rng.integers(len(candidates)))
-        image, objects = read_scene(candidates[chosen])
+        scene = candidates[int(rng.integers(len(candidates)))]
+        image, objects = read_scene(scene)
         mask = choose_mask(objects, rng)
         if mask is None:
             continue
-        scene = candidates[chosen]
         if scene.errors and rng.random() < _ERRORS:
             given = choose_error(scene, objects, mask, rng)
             if given is not None:
                 return cut(image, mask, size, rng, given=given)
         example = cut(image, mask, size, rng)
         if example.mask.any():
-            return paste_copies(example, rng) if made < 0.25 else example
+            return example
+
+
+def join(scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Generator) -> Example:
+    """Join parts of several scenes, two or three a side, into one; the mask is in one of them.
+
+    Most objects that people have masks of are small in their images. A network that saw large ones
+    alone rounds small ones off.
+    """
+    number = int(rng.integers(2, 4))
+    height, width = (-(-side // number) for side in size)
+    parts = [cut_scene(scenes, (height, width), rng) for _ in range(number**2)]
+    chosen = int(rng.integers(len(parts)))
+
+    def lay(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        rows = [np.concatenate(arrays[i : i + number], 1) for i in range(0, len(arrays), number)]
+        return np.ascontiguousarray(np.concatenate(rows)[: size[0], : size[1]])
+
+    def lay_one(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        empty = np.zeros_like(array)
+        return lay([array if i == chosen else empty for i in range(len(parts))])
+
+    mask, given = lay_one(parts[chosen].mask), parts[chosen].given
+    if mask.sum() < _LEAST_PIXELS:
+        return join(scenes, size, rng)
+    image = lay([part.image for part in parts])
+    return Example(image, mask, None if given is None else lay_one(given))
 
 
 def cut(
@@ -234,7 +278,8 @@ def cut(
     H, W = size
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     extent = max(np.ptp(rows) + 1, np.ptp(cols) + 1)
-    scale = np.clip(min(size) * rng.uniform(0.3, 1.3) / extent, 0.3, 2.5)
+    share = np.exp(rng.uniform(*np.log(_SHARES)))
+    scale = np.clip(min(size) * share / extent, 0.3, 2.5)
     # Large enough that the image fills the part, if that is not too large.
     fitting = max(H / mask.shape[0], W / mask.shape[1])
     scale = max(scale, min(fitting, 2.5))
@@ -329,7 +374,7 @@ def draw_shapes(size: tuple[int, int], rng: np.random.Generator) -> Example:
     canvas = Image.new("RGB", (2 * W, 2 * H), tuple(int(c) for c in ground))
     layer = Image.new("L", (2 * W, 2 * H))
     drawing, mask_drawing = ImageDraw.Draw(canvas), ImageDraw.Draw(layer)
-    number, radius = rng.integers(1, 25), min(size) * rng.uniform(0.05, 0.35)
+    number, radius = rng.integers(1, 25), min(size) * rng.uniform(0.02, 0.35)
     is_thin = rng.random() < 0.3
     chosen = number - 1 if rng.random() < 0.5 else rng.integers(number)
     for i in range(number):

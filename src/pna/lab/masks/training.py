@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pna.data.randomness import mixed_seed
-from pna.lab.masks.coarsen import coarsen, nearly_right
+from pna.lab.masks.coarsen import coarsen, follow_convention, nearly_right
 from pna.lab.masks.fields import FloatArray
 from pna.lab.masks.scenes import BoolArray, Scene, draw_example
 from pna.model.resize import average
@@ -23,6 +23,8 @@ _EDGE = 4
 """Pixels around an edge, of the truth or of the given mask, that count more."""
 _EDGE_WEIGHT = 4.0
 _LEAST = 1e-3
+_CONVENTIONS = 0.35
+"""Share of the examples whose truth follows a convention beside the edges of the image."""
 
 
 class Batch(NamedTuple):
@@ -31,12 +33,15 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) in [0, 1].
         given: (B, 1, H, W) probabilities.
-        truth: (B, 1, H, W), 0 or 1.
+        truth: (B, 1, H, W), 0 or 1: what is to come out.
+        accurate: (B, 1, H, W), 0 or 1: the object along its edges in the image, as `truth` is but
+            for the conventions that some masks follow.
     """
 
     images: Tensor
     given: Tensor
     truth: Tensor
+    accurate: Tensor
 
 
 class RefinesMasks(Protocol):
@@ -50,22 +55,27 @@ def draw_batch(
     scenes: Sequence[Scene], step: int, *, size: tuple[int, int], batch_size: int, seed: int
 ) -> Batch:
     """Draw the batch of a step; it depends on the step and the seed alone."""
-    examples, given = [], []
+    examples, given, truths = [], [], []
     for i in range(batch_size):
         rng = np.random.default_rng(mixed_seed("sample", seed, step, i))
         example = draw_example(scenes, size, rng)
         examples.append(example)
+        truths.append(example.mask)
         if example.given is None:
-            given.append(disturb(example.mask, rng))
+            if rng.random() < _CONVENTIONS:
+                truths[-1] = follow_convention(example.mask, rng)
+            given.append(disturb(truths[-1], rng))
         else:  # most people own masks that are cut
             is_cut = rng.random() < 0.7
             given.append((example.given > 0.5).astype(np.float32) if is_cut else example.given)
     images = torch.from_numpy(np.stack([example.image for example in examples]))
-    truth = torch.from_numpy(np.stack([example.mask for example in examples]))
+    masks = [truths, [example.mask for example in examples]]
+    truth, accurate = (torch.from_numpy(np.stack(each))[:, None].float() for each in masks)
     return Batch(
         images.permute(0, 3, 1, 2).float() / 255,
         torch.from_numpy(np.stack(given))[:, None],
-        truth[:, None].float(),
+        truth,
+        accurate,
     )
 
 
@@ -98,7 +108,7 @@ def refinement_losses(network: RefinesMasks, batch: Batch) -> dict[str, Tensor]:
     if coarse:
         losses["stages"] = 0.5 * torch.stack(coarse).sum()
     affinities = [
-        affinity_loss(stage, batch.truth)
+        affinity_loss(stage, batch.accurate)
         for stage in [*stages, final]
         if stage.neighborhood is not None
     ]
