@@ -1,5 +1,6 @@
 """Sphinx configuration: Markdown pages, a generated API, a generated table of settings."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import pictures  # noqa: E402  # beside this file
+import play  # noqa: E402
 
 project = "pna"
 author = "the pna developers"
@@ -35,7 +37,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress, and warnings of the kernel about itself
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "play"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "pna"
@@ -101,6 +103,16 @@ def draw_pictures(app):
         DRAWN[:] = pictures.draw_pictures(HERE / "_static" / "pictures")
 
 
+def build_page(app, error):
+    """Build the page that refines masks in the browser, beside the others."""
+    if error is not None or app.builder.format != "html":
+        return
+    if shutil.which("npm") is None:
+        print("The page in the browser is left out: there is no npm here to fetch its runtime.")
+        return
+    play.build(Path(app.outdir) / "play")
+
+
 def skip_field_aliases(app, what, name, obj, skip, options):
     """Leave out the generated docstrings of named tuples' fields; `Attributes:` has them."""
     return skip or (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
@@ -112,4 +124,5 @@ def setup(app):
     app.add_directive("wipe", Wipe)
     app.add_directive("gallery", Gallery)
     app.connect("builder-inited", draw_pictures)
+    app.connect("build-finished", build_page)
     app.connect("autodoc-skip-member", skip_field_aliases)

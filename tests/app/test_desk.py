@@ -6,9 +6,22 @@ import rasterio
 from PIL import Image
 
 import pna
+from mask_networks import Bright
 from pna.app import desk as desk_module
 from pna.app.desk import Desk
-from pna.app.views import VIEWS, compare, draw, legend, save, shown, times
+from pna.app.views import (
+    VIEWS,
+    compare,
+    draw,
+    draw_errors,
+    draw_mask,
+    legend,
+    report,
+    save,
+    save_mask,
+    shown,
+    times,
+)
 from pna.labels import IGNORE_INDEX
 from tiny_segmenter import TinySegmenter
 
@@ -188,3 +201,57 @@ def test_two_models_are_compared(desk, photo):
     space = pna.LabelSpace("others", ("a", "b", "c"), one.label_space.colors)
     odd = desk_module.Result(**{**vars(other), "label_space": space})
     assert "different classes" in compare(one, odd)
+
+
+class TestRefine:
+    """A mask of a photo."""
+
+    @pytest.fixture
+    def files(self, desk, tmp_path, monkeypatch):
+        """A photo whose left half is bright, and a mask that is 4 pixels off."""
+        monkeypatch.setattr(desk_module, "bundled_mask_refiner", lambda device: Bright())
+        pixels = np.full((40, 60, 3), 20, np.uint8)
+        pixels[:, :30] = 230
+        mask = np.zeros((40, 60), np.uint8)
+        mask[:, :34] = 7
+        paths = tmp_path / "photo.png", tmp_path / "mask.png"
+        for path, array in zip(paths, (pixels, mask), strict=True):
+            Image.fromarray(array).save(path)
+        return paths
+
+    def test_it_is_refined_and_saved_as_its_own_kind(self, desk, files, tmp_path):
+        result = desk.refine(*files, strength=0.5, radius=None)
+        (tmp_path / "out").mkdir()
+        file = save_mask(result, tmp_path / "out")
+        assert file.name == "mask.png"
+        written = np.asarray(Image.open(file))
+        assert (written[:, :30] == 7).all()
+        assert (written[:, 30:] == 0).all()
+        assert "60 x 40 pixels, labels, 6.7 % changed" in report(result)
+
+    def test_pictures(self, desk, files):
+        result = desk.refine(*files, strength=0.5, radius=None)
+        pictures = [
+            draw_mask(result, result.given.array),
+            draw_mask(result, result.mask),
+            draw_errors(result),
+        ]
+        assert {picture.size for picture in pictures} == {(60, 40)}
+        wrong = np.asarray(pictures[2])[20, :, 0]
+        assert wrong[32] > 250
+        assert wrong[10] < 5
+
+    def test_settings(self, desk, files):
+        for options in ({"strength": 0, "radius": None}, {"strength": 1, "radius": 0}):
+            result = desk.refine(*files, **options)
+            np.testing.assert_array_equal(result.mask, result.given.array)
+
+    def test_errors_name_files_without_their_folders(self, desk, files, tmp_path):
+        Image.new("L", (20, 30)).save(files[1])
+        with pytest.raises(pna.PnaError, match="mask mask.png has 20 x 30 pixels") as found:
+            desk.refine(*files, strength=0.5, radius=None)
+        assert str(tmp_path) not in str(found.value)
+
+    def test_a_mask_without_an_edge_is_said_to_have_none(self, desk, files):
+        Image.new("L", (60, 40)).save(files[1])
+        assert "no edge" in report(desk.refine(*files, strength=0.5, radius=None))

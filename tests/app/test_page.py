@@ -198,6 +198,49 @@ def test_two_models_are_compared(page):
     assert page.locator("#compare-wipe img").count() == 2
 
 
+@pytest.fixture
+def coarse(tmp_path):
+    """A mask of the cat in two labels, in blocks of 16 pixels."""
+    model = pna.Predictor("voc-lite", device="cpu")
+    labels = model(CAT).labels
+    small = Image.fromarray((labels > 0).astype(np.uint8) * 255).resize((28, 19))
+    file = tmp_path / "cat_mask.png"
+    Image.fromarray((np.asarray(small.resize((451, 300), 0)) > 127) * np.uint8(9)).save(file)
+    return file
+
+
+def refine(page, mask, photo=CAT):
+    page.get_by_role("tab", name="Refine a mask").click()
+    drop(page, photo, "#refine-photo")
+    page.set_input_files("#refine-mask input[type=file]", mask)
+
+
+def test_a_mask_is_refined(page, coarse):
+    refine(page, coarse)
+    with Image.open(download(page, "refined")) as image:
+        found = np.asarray(image)
+    given = np.asarray(Image.open(coarse))
+    np.testing.assert_array_equal(found, pna.refine(CAT, given, device="cpu"))
+    changed = f"{100 * (found != given).mean():.2g} % changed"
+    assert changed in page.inner_text("#refine-note")
+    page.wait_for_selector("#refine-wipe img")
+    assert page.locator("#refine-wipe img").count() == 2
+    before = page.locator("#refine-wipe img").last.get_attribute("src")
+    page.get_by_label("where the mask is probably wrong").check()
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('#refine-wipe img')].at(-1).src != before",
+        arg=before,
+    )
+
+
+def test_a_mask_of_another_size_is_an_error(page, tmp_path):
+    Image.new("L", (20, 30)).save(tmp_path / "mask.png")
+    refine(page, tmp_path / "mask.png")
+    page.wait_for_selector(".toast-body.error, .toast-wrap .error")
+    assert "mask.png" in page.inner_text(".toast-wrap")
+    assert str(tmp_path) not in page.inner_text(".toast-wrap")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nobody_is_shut_out(page, width):
     """Axe finds nothing serious, and a phone needs no scrolling to the side."""
@@ -212,6 +255,19 @@ def test_nobody_is_shut_out(page, width):
         if one["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+def test_nobody_is_shut_out_of_the_other_tabs(page, coarse):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    refine(page, coarse)
+    page.wait_for_selector("#refine-wipe img")
+    for compares in (False, True):
+        if compares:
+            page.get_by_role("tab", name="Compare two models").click()
+            drop(page, CAT, "#compare-photo")
+            page.wait_for_selector("#compare-wipe img")
+        found = axe.Axe().run(page).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
 def test_nothing_is_fetched_from_elsewhere(browser, address):

@@ -1,6 +1,7 @@
 """What the page asks for: models, run on images within bounds, with the time of each part."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,18 +9,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import nn
 
+from pna.data.errors import DataWarning
 from pna.data.images import UInt8Array, read_image
+from pna.data.masks.arrays import MaskArray
+from pna.data.masks.files import MaskFile, read_mask
+from pna.data.masks.sizes import fit_to_image
 from pna.draw import similarity_figure
 from pna.errors import PnaError
 from pna.inference.devices import Device, find_device
+from pna.inference.masks import refine_mask
 from pna.inference.opening import open_model
 from pna.inference.predictor import Predictor
+from pna.inference.refine import bundled_mask_refiner
 from pna.inference.tiling import WHOLE, TilingConfig
 from pna.labels import LabelSpace
 from pna.model.presets import PRESETS, Preset
+from pna.refinement.masks import RefineConfig
 
 MOST_PIXELS = 50_000_000
 """Pixels of an image that the page takes."""
@@ -50,6 +59,25 @@ class Result:
     confidence: UInt8Array
     seconds: Mapping[str, float]
     tiling: TilingConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A mask, refined.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        given: The mask as it was given.
+        mask: Refined, of its kind.
+        wrong: (H, W) float32, the probability that the given mask is wrong.
+        seconds: What the refinement took.
+    """
+
+    image: UInt8Array
+    given: MaskFile
+    mask: MaskArray
+    wrong: npt.NDArray[np.float32]
+    seconds: float
 
 
 class Neighborhood(NamedTuple):
@@ -121,6 +149,7 @@ class Desk:
         """
         for name in self.names:
             self.segment(np.zeros((64, 64, 3), np.uint8), name)
+        bundled_mask_refiner(self._device)
 
     def segment(self, image: Path | UInt8Array, name: str) -> Result:
         """Segment an image by one of the models.
@@ -128,14 +157,8 @@ class Desk:
         Raises:
             PnaError: The image cannot be read, or is too large.
         """
-        array = _read(image)
-        H, W = array.shape[:2]
-        if H * W > MOST_PIXELS:
-            raise PnaError(
-                f"the image has {W} x {H} pixels; this page takes up to {MOST_PIXELS:,}. On the "
-                "command line `pna segment` takes any size"
-            )
-        tiling = WHOLE if H * W <= WHOLE_PIXELS else TILES
+        array = _read_within(image, "segment")
+        tiling = WHOLE if array.shape[0] * array.shape[1] <= WHOLE_PIXELS else TILES
         predictor = self.predictor(name, tiling)
         start = time.perf_counter()
         with timed_parts(predictor.model) as seconds:
@@ -152,6 +175,22 @@ class Desk:
             seconds,
             tiling,
         )
+
+    def refine(self, photo: Path, mask: Path, *, strength: float, radius: int | None) -> Refined:
+        """Refine the mask of a photo.
+
+        Raises:
+            PnaError: One of the two cannot be read or is too large, or they do not fit together.
+        """
+        config = RefineConfig(strength=strength, radius=radius)
+        image = _read_within(photo, "refine")
+        with _naming(mask), _naming(photo), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # the page says itself what they would
+            given = fit_to_image(read_mask(mask), image.shape[:2], photo)
+        start = time.perf_counter()
+        network = bundled_mask_refiner(self._device)
+        mask_array, wrong = refine_mask(network, image, given.array, config)
+        return Refined(image, given, mask_array, wrong, time.perf_counter() - start)
 
     def similar(self, result: Result, point: tuple[int, int]) -> Neighborhood:
         """Draw the neighborhoods of a pixel (x, y) at each stage.
@@ -213,14 +252,28 @@ def _parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(title, part) for title, part in found if isinstance(part, nn.Module)]
 
 
-def _read(image: Path | UInt8Array) -> UInt8Array:
-    """Read an image; of a file errors say its name alone, since its folder is the server's."""
+def _read_within(image: Path | UInt8Array, command: str) -> UInt8Array:
+    """Read an image that is not too large for the page."""
+    with _naming(image):
+        array = read_image(image)
+    H, W = array.shape[:2]
+    if H * W > MOST_PIXELS:
+        raise PnaError(
+            f"the image has {W} x {H} pixels; this page takes up to {MOST_PIXELS:,}. On the "
+            f"command line `pna {command}` takes any size"
+        )
+    return array
+
+
+@contextmanager
+def _naming(file: Path | UInt8Array) -> Iterator[None]:
+    """Let errors say the name of a file alone, since its folder is the server's."""
     try:
-        return read_image(image)
+        yield
     except PnaError as error:
-        if not isinstance(image, Path):
+        if not isinstance(file, Path):
             raise
-        raise PnaError(str(error).replace(str(image), image.name)) from error
+        raise PnaError(str(error).replace(str(file), file.name)) from error
 
 
 def _has_stages(predictor: Predictor) -> bool:

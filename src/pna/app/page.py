@@ -1,38 +1,29 @@
 """The page itself, by Gradio: its layout, and what each control does."""
 
 import os
-import shutil
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from pna.app.desk import Desk, Result
-from pna.app.views import VIEWS, View, compare, draw, legend, save, shown, times
+from pna.app.compare import compare_tab
+from pna.app.desk import Desk
+from pna.app.refine import refine_tab
+from pna.app.segment import segment_tab
+from pna.app.widgets import HOUR
 from pna.errors import PnaError
 from pna.extras import require
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 MOST_MEGABYTES = 50
 """Size of a file that may be uploaded."""
-_HOUR = 3600
-_DOWNLOADS = "result-"  # folders of files to download; Gradio removes those of uploads alone
 _TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio looks up its folder
-# Networks share cores and memory: whoever comes second waits, and sees the queue.
-_IN_TURN: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-# Whoever drags the slider sees where it stops: of what comes meanwhile the last one counts.
-_QUIETLY: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
-
 _CSS = """
 .pna-legend table { width: 100%; border-collapse: collapse; }
 .pna-legend td, .pna-legend th { padding: 0.15em 0.5em; text-align: left; }
 button[role="tab"].selected { color: #1a5fb4 !important; }
+.or, .min_value, .max_value { color: var(--body-text-color) !important; }
 :focus-visible { outline: 3px solid #1a5fb4 !important; outline-offset: 1px; }
 """
 _INTRO = """# pna: sharper segmentation, stage by stage
@@ -41,8 +32,6 @@ Drop a photo. The network predicts coarsely (P0, stride 32); in each stage after
 gathers from the neighbors that the image says are alike, down to stride 4. **Click a pixel of the
 photo** to see what it gathers from. Images stay on the machine that serves this page.
 """
-_CLICK = "Click a pixel of the photo, after it has been segmented."
-_WIPE: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "max_height": 700}
 
 
 @contextmanager
@@ -140,168 +129,12 @@ def build(desk: Desk, folder: Path, *, examples: Sequence[Path] = ()) -> Any:
         PnaError: Gradio is not installed.
     """
     gr = require("gradio")
-    with gr.Blocks(title="pna", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
+    with gr.Blocks(title="pna", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(_INTRO)
         with gr.Tab("Segment"):
-            _segment_tab(gr, desk, folder, examples)
+            segment_tab(gr, desk, folder, examples)
+        with gr.Tab("Refine a mask"):
+            refine_tab(gr, desk, folder)
         with gr.Tab("Compare two models"):
-            _compare_tab(gr, desk, examples)
+            compare_tab(gr, desk, examples)
     return page
-
-
-def _segment_tab(gr: Any, desk: Desk, folder: Path, examples: Sequence[Path]) -> None:
-    names = list(desk.names)
-    result = gr.State(None, time_to_live=_HOUR)
-    with gr.Row():
-        with gr.Column():
-            photo = _photo(gr, "photo")
-            model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
-            _examples(gr, examples, photo)
-        with gr.Column():
-            wipe = gr.ImageSlider(label="Before and after", elem_id="wipe", **_WIPE)
-            stage = gr.Slider(0, 4, value=4, step=1, label="Stage", elem_id="stage")
-            view = gr.Radio(list(VIEWS), value=VIEWS[0], label="View", elem_id="view")
-            note = gr.Markdown(elem_id="times")
-            classes = gr.HTML(elem_id="legend", elem_classes="pna-legend")
-            with gr.Row():
-                buttons = [
-                    gr.DownloadButton(name, interactive=False, elem_id=f"save-{name.lower()}")
-                    for name in ("Labels", "Overlay", "Polygons")
-                ]
-    gr.Markdown("## Neighborhoods of a pixel")
-    around_note = gr.Markdown(_CLICK, elem_id="around-note")
-    around = gr.Image(
-        label="Neighborhoods of a pixel",
-        elem_id="around",
-        show_label=False,
-        interactive=False,
-        visible=False,
-        buttons=["fullscreen"],
-    )
-
-    @_shown(gr)
-    def segment(path: str | None, name: str, view: View) -> tuple[Any, ...]:
-        if path is None:
-            return None, None, gr.skip(), "", "", gr.Image(visible=False), _CLICK
-        found = desk.segment(Path(path), name)
-        last = len(found.stages) - 1
-        slider = gr.Slider(maximum=max(1, last), value=last, interactive=last > 0)
-        return (
-            found,
-            _wiped(found, last, view),
-            slider,
-            times(found),
-            legend(found, last),
-            gr.Image(visible=False),
-            _CLICK,
-        )
-
-    @_shown(gr)
-    def redraw(found: Result | None, stage: int, view: View) -> tuple[Any, ...]:
-        if found is None:
-            return gr.skip(), gr.skip()
-        return _wiped(found, stage, view), legend(found, stage)
-
-    @_shown(gr)
-    def write(found: Result | None, stage: int) -> list[Any]:
-        if found is None:
-            return [gr.DownloadButton(value=None, interactive=False) for _ in buttons]
-        for old in folder.glob(f"{_DOWNLOADS}*"):
-            if time.time() - old.stat().st_mtime > _HOUR:
-                shutil.rmtree(old, ignore_errors=True)
-        files = save(found, stage, Path(tempfile.mkdtemp(prefix=_DOWNLOADS, dir=folder)))
-        return [
-            gr.DownloadButton(value=str(files[key]), interactive=True)
-            if key in files
-            else gr.DownloadButton(value=None, interactive=False)
-            for key in ("labels", "overlay", "polygons")
-        ]
-
-    @_shown(gr)
-    def look(found: Result | None, event: gr.SelectData) -> tuple[Any, str]:
-        if found is None:
-            raise PnaError("there is no result yet: wait for it, then click a pixel")
-        x, y = event.index
-        figure, words = desk.similar(found, (int(x), int(y)))
-        return gr.Image(figure, visible=True), words
-
-    outputs = [result, wipe, stage, note, classes, around, around_note]
-    for trigger in (photo.change, model.change):
-        trigger(segment, [photo, model, view], outputs, **_IN_TURN).success(
-            write, [result, stage], buttons, **_QUIETLY
-        )
-    for trigger in (stage.input, view.input):
-        trigger(
-            redraw,
-            [result, stage, view],
-            [wipe, classes],
-            **_QUIETLY,
-        ).success(write, [result, stage], buttons, **_QUIETLY)
-    photo.select(look, [result], [around, around_note], **_IN_TURN)
-
-
-def _compare_tab(gr: Any, desk: Desk, examples: Sequence[Path]) -> None:
-    names = list(desk.names)
-    with gr.Row():
-        with gr.Column():
-            photo = _photo(gr, "compare-photo")
-            one = gr.Dropdown(names, value=names[0], label="Left", elem_id="left")
-            other = gr.Dropdown(names, value=names[-1], label="Right", elem_id="right")
-            _examples(gr, examples, photo)
-        with gr.Column():
-            wipe = gr.ImageSlider(label="Left and right", elem_id="compare-wipe", **_WIPE)
-            note = gr.Markdown(elem_id="difference")
-
-    @_shown(gr)
-    def run(path: str | None, left: str, right: str) -> tuple[Any, str]:
-        if path is None:
-            return None, ""
-        results = desk.segment(Path(path), left), desk.segment(Path(path), right)
-        pictures = tuple(shown(draw(found, len(found.stages) - 1, "overlay")) for found in results)
-        return pictures, compare(*results)
-
-    for trigger in (photo.change, one.change, other.change):
-        trigger(run, [photo, one, other], [wipe, note], **_IN_TURN)
-
-
-def _photo(gr: Any, name: str) -> Any:
-    """Make a box for a photo, which passes its file on as it is."""
-    photo = gr.Image(
-        label="Photo",
-        elem_id=name,
-        type="filepath",
-        sources=["upload", "clipboard"],
-        buttons=["fullscreen"],
-    )
-    # Gradio would open it by Pillow first, and raise where it is damaged.
-    photo.preprocess = lambda payload: None if payload is None else payload.path
-    return photo
-
-
-def _examples(gr: Any, paths: Sequence[Path], photo: Any) -> None:
-    if paths:
-        names = [path.stem for path in paths]
-        gr.Examples([[str(path)] for path in paths], [photo], example_labels=names)
-
-
-def _wiped(found: Result, stage: int, view: View) -> tuple[Any, Any]:
-    """Return the photo and the picture of a stage, for the wipe."""
-    from PIL import Image
-
-    return shown(Image.fromarray(found.image)), shown(draw(found, stage, view))
-
-
-def _shown(gr: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Show the errors that are meant for users, instead of raising them."""
-
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        @wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return function(*args, **kwargs)
-            except PnaError as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from error
-
-        return run
-
-    return decorate

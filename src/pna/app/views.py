@@ -8,9 +8,11 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from pna.app.desk import Result
+from pna.app.desk import Refined, Result
 from pna.data.images import UInt8Array
-from pna.draw import overlay, save_labels, write_image
+from pna.data.masks.arrays import MaskArray, changed_pixels
+from pna.data.masks.files import write_mask
+from pna.draw import mask_figure, overlay, save_labels, write_image
 from pna.draw.palette import count_labels
 from pna.errors import PnaError
 from pna.labels import IGNORE_COLOR, IGNORE_INDEX
@@ -124,3 +126,31 @@ def save(result: Result, stage: int, folder: Path) -> dict[str, Path]:
         files["polygons"] = folder / "polygons.gpkg"
         write_polygons(files["polygons"], files["labels"], result.label_space)
     return files
+
+
+def draw_mask(result: Refined, mask: MaskArray) -> Image.Image:
+    """Draw a mask, given or refined, over its image: fills and outlines."""
+    return mask_figure(result.image, mask)
+
+
+def draw_errors(result: Refined) -> Image.Image:
+    """Draw where the given mask is probably wrong: black 0, white 1."""
+    return Image.fromarray((255 * result.wrong).round().astype(np.uint8)).convert("RGB")
+
+
+def report(result: Refined) -> str:
+    """Return size, kind, changed pixels and time, and what was guessed, in Markdown."""
+    H, W = result.image.shape[:2]
+    share = 100 * float(changed_pixels(result.given.array, result.mask).mean())
+    text = f"{W} x {H} pixels, {result.given.kind}, {share:.2g} % changed, "
+    text += f"**{result.seconds:.2f} s**"
+    if result.given.guess is not None:
+        text += f"  \n{result.given.guess}"
+    return text if result.given.has_edges else f"{text}  \nThe mask has no edge to refine."
+
+
+def save_mask(result: Refined, folder: Path) -> Path:
+    """Write the refined mask as the kind of file that was given, and return the file."""
+    file = folder / f"{result.given.path.stem}{result.given.form.suffix}"
+    write_mask(result.given, result.mask, file, image=result.image)
+    return file
