@@ -351,7 +351,9 @@ def main() -> None:
         for run in arguments.runs:
             refine, about = open_way(run, config, arguments.data)
             scores = score(refine, arguments.data)
-            results[run.name] = {
+            is_default = not about or config == RefineConfig()
+            name = run.name if is_default else f"{run.name}, strength {config.strength:g}"
+            results[name] = {
                 **about,
                 "scores": {name: value._asdict() for name, value in scores.items()},
                 "machine": describe(torch.device("cpu")),

@@ -1,13 +1,13 @@
 """Train the feature upsampler and probe it, beside other ways of upsampling.
 
     python benchmarks/upsampling.py train RUN --data PATH [--network upsampler] [--steps N]
-    python benchmarks/upsampling.py probe RUN ... --data PATH
+    python benchmarks/upsampling.py probe [RUN ...] --data PATH [--set voc]
     python benchmarks/upsampling.py bundle RUN
 
-Networks: `upsampler` (the one that is bundled) and `naf`. PATH holds `crisp` and `camvid`. `probe`
-writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear classifier on the
-features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by every run and by
-bilinear and joint bilateral upsampling.
+Networks: `upsampler` (the one that is bundled) and `naf`. PATH holds `crisp`, and `camvid` or
+`voc2012`. `probe` writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear
+classifier on the features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by
+every run, by the bundled network and by bilinear and joint bilateral upsampling.
 """
 
 import argparse
@@ -20,7 +20,9 @@ import torch
 from masks import find_scenes
 from torch import Tensor, nn
 
-from pna.data.camvid import CamVid
+import pna
+from pna.data import create_dataset
+from pna.data.dataset import SegmentationDataset
 from pna.files import write_text_atomically
 from pna.inference.upsample import WEIGHTS
 from pna.lab.fitting import FitSettings, fit
@@ -49,7 +51,20 @@ def bilinear(images: Tensor, features: Tensor, size: Any) -> Tensor:
     return resize(features, size)
 
 
-FIXED: Mapping[str, Upsample] = {"bilinear": bilinear, "joint bilateral": joint_bilateral}
+def bundled(images: Tensor, features: Tensor, size: Any) -> Tensor:
+    """Upsample by the network that comes with the package."""
+    return pna.upsample(images, features, size)
+
+
+FIXED: Mapping[str, Upsample] = {
+    "bilinear": bilinear,
+    "joint bilateral": joint_bilateral,
+    "upsampler": bundled,
+}
+DATASETS: Mapping[str, Callable[[Path, str], SegmentationDataset]] = {
+    "camvid": lambda data, split: create_dataset("camvid", data / "camvid", split=split),
+    "voc": lambda data, split: create_dataset("voc2012", data / "voc2012", split=split),
+}
 
 
 def train(run: Path, data: Path, name: str, steps: int, seed: int) -> None:
@@ -75,19 +90,19 @@ def load_run(run: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def probe(runs: list[Path], data: Path) -> None:
-    """Score all ways on CamVid, at both strides."""
+def probe(runs: list[Path], data: Path, part: str) -> None:
+    """Score all ways on a data set, at both strides."""
     encoder = create_encoder(ENCODER).eval().requires_grad_(False)
     ways: dict[str, Upsample] = {**FIXED, **{run.name: load_run(run) for run in runs}}
-    training, validation = (CamVid(data / "camvid", split) for split in ("train", "val"))
+    training, validation = (DATASETS[part](data, split) for split in ("train", "val"))
     classes = training.labels.num_classes
     for stride in (16, 32):
-        items = [list(cache_features(encoder, part, stride)) for part in (training, validation)]
+        items = [list(cache_features(encoder, images, stride)) for images in (training, validation)]
         for way, upsample in ways.items():
             fitted = train_probe(items[0], classes, upsample, ProbeSettings())
             score = score_probe(fitted, items[1], classes, upsample)
-            print(f"stride {stride}, {way}: {100 * score:.2f}", flush=True)
-            keep(f"camvid, stride {stride}", way, score)
+            print(f"{part}, stride {stride}, {way}: {100 * score:.2f}", flush=True)
+            keep(f"{part}, stride {stride}", way, score)
 
 
 def keep(part: str, way: str, score: float) -> None:
@@ -141,7 +156,8 @@ def main() -> None:
     probing = commands.add_parser("probe")
     probing.add_argument("runs", nargs="*", type=Path)
     probing.add_argument("--data", type=Path, required=True)
-    probing.set_defaults(work=lambda a: probe(a.runs, a.data))
+    probing.add_argument("--set", choices=DATASETS, default="camvid")
+    probing.set_defaults(work=lambda a: probe(a.runs, a.data, a.set))
     bundling = commands.add_parser("bundle")
     bundling.add_argument("run", type=Path)
     bundling.set_defaults(work=lambda a: bundle(a.run))
