@@ -229,3 +229,36 @@ def test_many_classes_of_the_network_are_those_of_single_runs():
         for k in range(3):
             alone = network(images, masks[:, k : k + 1])[-1].logits
             torch.testing.assert_close(together[:, k : k + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+class Unsure(Bright):
+    """Doubts each mask: 0.4 wherever it looks."""
+
+    def refine(self, images, masks, boxes=None):
+        self.masks = masks
+        return torch.full_like(masks, 0.4)
+
+
+def test_of_many_classes_the_largest_is_what_the_others_leave():
+    image = np.full((256, 256, 3), 90, np.uint8)
+    labels = np.zeros((256, 256), np.uint8)
+    labels[200:220, 20:40], labels[200:220, 200:220] = 3, 5
+    network = Unsure()
+    refined, _ = refine_mask(network, image, labels, SURE)
+    assert network.masks.shape[1] == 2  # the background is not run
+    # Far from both objects nothing else is possible.
+    assert (refined[:128] == 0).all()
+    assert (refined[:, 100:140] == 0).all()
+    # At an object its own 0.4 is less than the 0.6 that it leaves.
+    assert (refined == 0).all()
+
+
+def test_a_doubted_background_is_not_given_to_a_class_from_elsewhere():
+    """Twenty classes of a little doubt each do not add up to more than the background."""
+    image = np.full((320, 320, 3), 90, np.uint8)
+    labels = np.zeros((320, 320), np.uint8)
+    for k in range(20):
+        labels[300:310, 10 + 15 * k : 20 + 15 * k] = k + 1
+    refined, wrong = refine_mask(Same(), image, labels, SURE)
+    assert (refined[:224] == 0).all()
+    assert (wrong[:224] == 0).all()

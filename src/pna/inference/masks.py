@@ -240,8 +240,11 @@ def _run(network: RefinesMasks, image: npt.NDArray[np.uint8] | Tensor, masks: Te
     h, w = masks.shape[1:]
     d = network.divisor
     padding = (0, -w % d, 0, -h % d)
-    # Two classes are one mask: what one gains the other loses.
-    own = masks[1:] if len(masks) == 2 else masks
+    # Of two classes what one gains the other loses. Of more, the one with the largest area, most
+    # often the background, is what the others leave: a network of objects knows no outline of it.
+    rest = 0 if len(masks) == 2 else int(masks.sum((1, 2)).argmax())
+    others = [k for k in range(len(masks)) if k != rest]
+    own = masks[others]
     padded = F.pad(own[None], padding, mode="replicate")
     boxes = [_box_of(mask, d) for mask in padded[0]]
     present = [k for k, box in enumerate(boxes) if box is not None]
@@ -250,11 +253,13 @@ def _run(network: RefinesMasks, image: npt.NDArray[np.uint8] | Tensor, masks: Te
         padded[:, present].to(network.device),
         [box for box in boxes if box is not None],
     )
-    refined = torch.zeros_like(own)
-    refined[present] = found[0, :, :h, :w].cpu()
-    if len(masks) == 2:
-        return torch.cat([1 - refined, refined])
-    return refined / refined.sum(0).clamp(min=1e-6)
+    refined = own.clone()  # outside of its box a mask stays
+    for k, values in zip(present, found[0].cpu(), strict=True):
+        rows, cols = (slice(part.start * d, part.stop * d) for part in boxes[k] or ())
+        refined[k, rows, cols] = values[:h, :w][rows, cols]
+    left = (1 - refined.sum(0, keepdim=True)).clamp(min=0)
+    all_ = torch.cat([refined[:rest], left, refined[rest:]])
+    return all_ / all_.sum(0).clamp(min=1e-6)
 
 
 def _box_of(mask: Tensor, divisor: int) -> Box | None:
