@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pna.data.gdal import naming, open_file
-from pna.data.raster import Place, Raster, Window
+from pna.data.gdal import naming
+from pna.data.raster import Raster, RasterFile, Window
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX
 
 _TOLERANCE = 0.01  # pixels that mask and image may lie apart
 
 
-class MaskRaster:
+class MaskRaster(RasterFile):
     """A mask that is read window by window.
 
     It reads all values once, to know the classes: seconds for each 100 million pixels.
@@ -47,11 +47,8 @@ class MaskRaster:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open_file(path)
+        super().__init__(path)
         try:
-            self.height, self.width = int(self._file.height), int(self._file.width)
-            self.place = Place(self._file.crs, self._file.transform)
             self.dtype: str = self._file.dtypes[0]
             self.nodata: float | None = self._file.nodata
             self.guess: str | None = None
@@ -60,22 +57,6 @@ class MaskRaster:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "MaskRaster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @property
-    def ground_control(self) -> tuple[Any, Any]:
-        """The points and reference system of a file that is placed by points instead."""
-        points, crs = self._file.gcps
-        return points, crs
 
     def read(self, window: Window) -> npt.NDArray[np.uint8]:
         """Read a window: (h, w) places in `levels`, 255 where it is ignored."""

@@ -17,7 +17,7 @@ large TIFF, PNG and JPEG files, too.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +49,48 @@ class Place(NamedTuple):
     transform: Any
 
 
-class Raster:
-    """A file that is read window by window.
+class RasterFile:
+    """A file of GDAL that stays open: its size and its place.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        height: Rows.
+        width: Columns.
+        place: Where it lies.
+
+    Raises:
+        MissingFileError: There is no such file.
+        PnaError: rasterio is missing, or cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_file(path)
+        self.height, self.width = int(self._file.height), int(self._file.width)
+        self.place = Place(self._file.crs, self._file.transform)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def ground_control(self) -> tuple[Any, Any]:
+        """The points and reference system of a file that is placed by points instead."""
+        points, crs = self._file.gcps
+        return points, crs
+
+
+class Raster(RasterFile):
+    """An image that is read window by window.
 
     Args:
         path: The file.
@@ -80,12 +120,9 @@ class Raster:
         scale: Scale | Sequence[Scale] | None = None,
         channels: int = 3,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self.channels = channels
-        self._file = open_file(path)
         try:
-            self.height, self.width = int(self._file.height), int(self._file.width)
-            self.place = Place(self._file.crs, self._file.transform)
             self._check_kind()
             names = [color.name for color in self._file.colorinterp]
             self._alpha = names.index("alpha") + 1 if "alpha" in names else None
@@ -96,26 +133,10 @@ class Raster:
             self.close()
             raise
 
-    def __enter__(self) -> "Raster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     @property
     def is_random_access(self) -> bool:
         """Whether windows can be read in any order at a price; PNG and JPEG decode from the top."""
         return self._file.driver not in _SEQUENTIAL
-
-    @property
-    def ground_control(self) -> tuple[Any, Any]:
-        """The points and reference system of a file that is placed by points instead."""
-        points, crs = self._file.gcps
-        return points, crs
 
     def read(self, window: Window) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Read a window.

@@ -12,7 +12,7 @@ import numpy as np
 from pna.data.gdal import gdal_errors
 from pna.data.images import UInt8Array
 from pna.data.mask_raster import MaskRaster
-from pna.data.raster import Raster
+from pna.data.raster import Raster, RasterFile
 from pna.errors import PnaError
 from pna.extras import require
 from pna.files import write_atomically
@@ -245,7 +245,7 @@ def write_polygons(path: Path, label_file: Path, labels: LabelSpace) -> int:
 
 def _write(
     path: Path,
-    raster: Raster | MaskRaster,
+    raster: RasterFile,
     bands: int,
     fill: Callable[[Any], None],
     *,
