@@ -110,7 +110,10 @@ def build_page(app, error):
     if shutil.which("npm") is None:
         print("The page in the browser is left out: there is no npm here to fetch its runtime.")
         return
-    play.build(Path(app.outdir) / "play")
+    try:
+        play.build(Path(app.outdir) / "play")
+    except play.RuntimeMissingError as found:  # without a network the other pages are still of use
+        print(f"The page in the browser is left out: {found}")
 
 
 def skip_field_aliases(app, what, name, obj, skip, options):

@@ -34,11 +34,15 @@ RUNTIME = (
 )
 
 
+class RuntimeMissingError(PnaError):
+    """npm could not fetch ONNX Runtime."""
+
+
 def build(folder: Path) -> None:
     """Write the page into a folder.
 
     Raises:
-        PnaError: npm cannot fetch what it is to.
+        RuntimeMissingError: npm cannot fetch what it is to.
     """
     runtime = folder / "ort"
     runtime.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,7 @@ def _fetch_runtime(runtime: Path) -> None:
             text=True,
         )
         if done.returncode:
-            raise PnaError(f"npm ci failed in {SOURCE}: {done.stderr.strip()[-500:]}")
+            raise RuntimeMissingError(f"npm ci failed in {SOURCE}: {done.stderr.strip()[-500:]}")
         for name in RUNTIME:
             shutil.copy(Path(scratch) / "node_modules" / "onnxruntime-web" / "dist" / name, runtime)
 
