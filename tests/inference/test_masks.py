@@ -168,6 +168,28 @@ def test_errors_wider_than_a_part_are_mended():
     assert (refined != truth).mean() < 0.01
 
 
+def test_a_part_without_any_mask_is_not_run():
+    class Hints(Same):
+        """Finds a hint of an object in the whole image, and cannot run without a mask."""
+
+        runs = 0
+
+        def refine(self, images, masks, boxes=None):
+            assert masks.shape[1] > 0
+            self.runs += 1
+            if self.runs > 1:
+                return masks
+            hint = masks.clone()
+            hint[..., 12] += 0.04  # pixels 80 to 86: just beside what the first part sees
+            return hint
+
+    image = np.full((96, 640, 3), 90, np.uint8)
+    mask = np.zeros((96, 640), bool)
+    mask[40:60, 90:110] = True
+    config = RefineConfig(strength=1, core=64, margin=16)
+    np.testing.assert_array_equal(refine_mask(Hints(), image, mask, config).mask, mask)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

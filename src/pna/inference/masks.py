@@ -73,9 +73,12 @@ def refine_mask(
     with torch.inference_mode():
         change = _change_of_whole(network, image, mask, kind, config)
         for core, seen in plan_parts(image.shape[:2], config):
-            decision = refine_part(
-                network, image[seen], mask[..., *seen], kind, config, seen, change
-            )
+            part = Part.of(mask[..., *seen], kind)
+            masks = part.masks
+            if change is not None:
+                part = change.add_classes(part, seen)
+                masks = change.apply(part, seen)
+            decision = refine_part(network, image[seen], part, masks, config)
             if decision is not None:
                 inner = inside(core, seen)
                 decision.write(mask[..., *core], kind, inner, refined[..., *core])
@@ -86,37 +89,28 @@ def refine_mask(
 def refine_part(
     network: RefinesMasks,
     image: npt.NDArray[np.uint8],
-    mask: MaskArray,
-    kind: Kind,
+    part: Part,
+    masks: Tensor,
     config: RefineConfig,
-    place: Place,
-    change: "WholeChange | None" = None,
 ) -> Decision | None:
     """Refine a part of an image by one run of the network, without recording gradients.
 
     Args:
         network: In evaluation mode.
         image: (h, w, 3) of the part.
-        mask: (h, w) or (K, h, w) of the part.
-        kind: Of the mask.
+        part: Its mask as it was given, which `config` compares with.
+        masks: (n, h, w) what the network gets for it.
         config: What may change.
-        place: Where the part lies in the image; of use with `change` alone.
-        change: Of the whole image, reduced.
 
     Returns:
         What becomes of the part; None where it has one class, and so no edge to move.
     """
-    part = Part.of(mask, kind)
-    masks = part.masks
-    if change is not None:
-        part = change.add_classes(part, place)
-        masks = change.apply(part, place)
     if len(part.classes) < 2:
         return None
     return decide(part, _run(network, image, masks), config)
 
 
-class WholeChange(NamedTuple):
+class _WholeChange(NamedTuple):
     """The change of a whole image, reduced.
 
     Attributes:
@@ -163,7 +157,7 @@ def _change_of_whole(
     mask: MaskArray,
     kind: Kind,
     config: RefineConfig,
-) -> WholeChange | None:
+) -> _WholeChange | None:
     """Refine an image that is larger than a part, reduced to one; None for a smaller one."""
     H, W = image.shape[:2]
     longest = config.core + 2 * config.margin
@@ -180,7 +174,7 @@ def _change_of_whole(
     given = torch.cat(masks)
     given = given / given.sum(0).clamp(min=LEAST_SHARE)
     small = average(_to_tensor(image), size)
-    return WholeChange(classes, _run(network, small, given) - given, (H, W))
+    return _WholeChange(classes, _run(network, small, given) - given, (H, W))
 
 
 def _foregrounds(mask: MaskArray, kind: Kind) -> Iterator[tuple[int, FloatArray]]:
@@ -246,20 +240,21 @@ def _run(network: RefinesMasks, image: npt.NDArray[np.uint8] | Tensor, masks: Te
     others = [k for k in range(len(masks)) if k != rest]
     own = masks[others]
     padded = F.pad(own[None], padding, mode="replicate")
-    boxes = [_box_of(mask, d) for mask in padded[0]]
-    present = [k for k, box in enumerate(boxes) if box is not None]
-    found = network.refine(
-        F.pad(images, padding, mode="replicate").to(network.device),
-        padded[:, present].to(network.device),
-        [box for box in boxes if box is not None],
-    )
+    found_boxes = [_box_of(mask, d) for mask in padded[0]]
+    boxes = {k: box for k, box in enumerate(found_boxes) if box is not None}
     refined = own.clone()  # outside of its box a mask stays
-    for k, values in zip(present, found[0].cpu(), strict=True):
-        rows, cols = (slice(part.start * d, part.stop * d) for part in boxes[k] or ())
-        refined[k, rows, cols] = values[:h, :w][rows, cols]
+    if boxes:
+        values = network.refine(
+            F.pad(images, padding, mode="replicate").to(network.device),
+            padded[:, list(boxes)].to(network.device),
+            list(boxes.values()),
+        )[0, :, :h, :w].cpu()
+        for value, (k, box) in zip(values, boxes.items(), strict=True):
+            rows, cols = (slice(cells.start * d, cells.stop * d) for cells in box)
+            refined[k, rows, cols] = value[rows, cols]
     left = (1 - refined.sum(0, keepdim=True)).clamp(min=0)
-    all_ = torch.cat([refined[:rest], left, refined[rest:]])
-    return all_ / all_.sum(0).clamp(min=1e-6)
+    shares = torch.cat([refined[:rest], left, refined[rest:]])
+    return shares / shares.sum(0).clamp(min=1e-6)
 
 
 def _box_of(mask: Tensor, divisor: int) -> Box | None:

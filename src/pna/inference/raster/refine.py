@@ -20,7 +20,7 @@ from pna.inference.raster.blocks import Block
 from pna.inference.raster.parts import Parts
 from pna.inference.raster.write import small_cache, tiled_copy, write_mask
 from pna.labels import IGNORE_INDEX
-from pna.refinement.masks import RefineConfig
+from pna.refinement.masks import Part, RefineConfig
 from pna.refinement.network import RefinesMasks
 
 
@@ -142,7 +142,8 @@ def _refine(
     if not valid[inner].any():
         return labels
     mask[~valid] = IGNORE_INDEX  # without an image no edge can be found
-    decision = refine_part(network, _to_bytes(pixels, valid), mask, "labels", config, block.source)
+    part = Part.of(mask, "labels")
+    decision = refine_part(network, _to_bytes(pixels, valid), part, part.masks, config)
     if decision is not None:
         decision.write(mask[inner], "labels", inner, labels)
     return labels
