@@ -2,7 +2,7 @@
 
     python benchmarks/masks.py errors FOLDER --data PATH
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
-        [--errors FOLDER]
+        [--errors FOLDER] [--conventions 0]
     python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
     python benchmarks/masks.py bundle RUN
 
@@ -57,7 +57,7 @@ from pna.lab.masks.scoring import (
     read_pairs,
     score_set,
 )
-from pna.lab.masks.training import Batch, draw_batch, refinement_losses
+from pna.lab.masks.training import CONVENTIONS, Batch, draw_batch, refinement_losses
 from pna.labels import DAMAGE
 from pna.refinement.dense_crf import dense_crf
 from pna.refinement.guided_filter import guided_filter
@@ -144,6 +144,7 @@ class RunSettings:
     has_errors: bool
     size: tuple[int, int] = (256, 256)
     batch_size: int = 8
+    conventions: float = CONVENTIONS
 
 
 def find_scenes(data: Path) -> tuple[list[Scene], list[Scene]]:
@@ -172,6 +173,7 @@ def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> 
         size=settings.size,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        conventions=settings.conventions,
     )
     fitted = fit(
         network,
@@ -304,7 +306,8 @@ def _describe(result: dict[str, Any]) -> str:
     """What a row of scores was made with, in words."""
     words = []
     if "settings" in result:
-        words.append("{steps} steps, seed {seed}".format(**result["settings"]))
+        settings = result["settings"]
+        words.append("{steps} steps, seed {seed}, conventions {conventions:g}".format(**settings))
     if "config" in result:
         words.append("strength {strength}, radius {radius}".format(**result["config"]))
     if "calibration_error" in result:
@@ -327,6 +330,9 @@ def main() -> None:
     parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
     parts["train"].add_argument("--steps", type=int, default=2000)
     parts["train"].add_argument("--seed", type=int, default=0)
+    parts["train"].add_argument(
+        "--conventions", type=float, default=CONVENTIONS, help="share of examples that follow one"
+    )
     ways = ", ".join((*FILTERS, BUNDLED))
     parts["score"].add_argument("runs", nargs="+", type=Path, help=f"or {ways}")
     parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
@@ -341,7 +347,11 @@ def main() -> None:
     elif arguments.command == "train":
         errors = arguments.errors
         settings = RunSettings(
-            arguments.network, arguments.steps, arguments.seed, errors is not None
+            arguments.network,
+            arguments.steps,
+            arguments.seed,
+            errors is not None,
+            conventions=arguments.conventions,
         )
         train(arguments.run, arguments.data, settings, errors)
     else:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from pna.errors import PnaError
 from pna.lab.masks import network_errors
+from pna.lab.masks.examples import draw_example
 from pna.lab.masks.network_errors import Variant, with_errors, write_errors
-from pna.lab.masks.scenes import Scene, choose_error, draw_example, read_scene
+from pna.lab.masks.scenes import Scene, choose_error, read_scene
 from pna.lab.masks.training import draw_batch
 
 TINY = Variant("tiny", "lite", "test_resnet", 2, ("coarse", "fine"))

@@ -8,15 +8,12 @@ from PIL import Image
 from pna.errors import PnaError
 from pna.lab.masks.calibration import calibrate, calibration_error
 from pna.lab.masks.decoder import create_mask_decoder
+from pna.lab.masks.examples import draw_example, draw_shapes, join, paste_copies
 from pna.lab.masks.scenes import (
     cut,
     cut_part,
     cut_scene,
-    draw_example,
-    draw_shapes,
     find_crisp,
-    join,
-    paste_copies,
     read_scene,
     split,
 )

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from pna.data.randomness import mixed_seed
 from pna.lab.masks.coarsen import coarsen, follow_convention, nearly_right
+from pna.lab.masks.examples import draw_example
 from pna.lab.masks.fields import FloatArray
-from pna.lab.masks.scenes import BoolArray, Scene, draw_example
+from pna.lab.masks.scenes import BoolArray, Scene
 from pna.model.resize import average
 from pna.refinement.network import StageResult
 
@@ -23,7 +24,7 @@ _EDGE = 4
 """Pixels around an edge, of the truth or of the given mask, that count more."""
 _EDGE_WEIGHT = 4.0
 _LEAST = 1e-3
-_CONVENTIONS = 0.35
+CONVENTIONS = 0.35
 """Share of the examples whose truth follows a convention beside the edges of the image."""
 
 
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
     accurate: Tensor
 
 
-class RefinesMasks(Protocol):
+class RefinesByStages(Protocol):
     """A network that refines masks stage by stage."""
 
     def __call__(self, images: Tensor, masks: Tensor) -> list[StageResult]:
@@ -52,9 +53,24 @@ class RefinesMasks(Protocol):
 
 
 def draw_batch(
-    scenes: Sequence[Scene], step: int, *, size: tuple[int, int], batch_size: int, seed: int
+    scenes: Sequence[Scene],
+    step: int,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    conventions: float = CONVENTIONS,
 ) -> Batch:
-    """Draw the batch of a step; it depends on the step and the seed alone."""
+    """Draw the batch of a step; it depends on the step and the seed alone.
+
+    Args:
+        scenes: To choose from.
+        step: Its number.
+        size: (H, W) of the examples.
+        batch_size: Their number.
+        seed: Of the run.
+        conventions: Share of the examples whose truth follows one: see `follow_convention`.
+    """
     examples, given, truths = [], [], []
     for i in range(batch_size):
         rng = np.random.default_rng(mixed_seed("sample", seed, step, i))
@@ -62,7 +78,7 @@ def draw_batch(
         examples.append(example)
         truths.append(example.mask)
         if example.given is None:
-            if rng.random() < _CONVENTIONS:
+            if rng.random() < conventions:
                 truths[-1] = follow_convention(example.mask, rng)
             given.append(disturb(truths[-1], rng))
         else:  # most people own masks that are cut
@@ -87,7 +103,7 @@ def disturb(mask: BoolArray, rng: np.random.Generator) -> FloatArray:
     return nearly_right(mask, rng) if kind < 2 / 3 else coarsen(mask, rng)
 
 
-def refinement_losses(network: RefinesMasks, batch: Batch) -> dict[str, Tensor]:
+def refinement_losses(network: RefinesByStages, batch: Batch) -> dict[str, Tensor]:
     """Compute the losses of a refiner.
 
     Returns:
