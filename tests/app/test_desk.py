@@ -14,7 +14,6 @@ from pna.app.views import (
     compare,
     draw,
     draw_errors,
-    draw_mask,
     legend,
     report,
     save,
@@ -22,6 +21,7 @@ from pna.app.views import (
     shown,
     times,
 )
+from pna.draw import mask_figure
 from pna.labels import IGNORE_INDEX
 from tiny_segmenter import TinySegmenter
 
@@ -232,8 +232,8 @@ class TestRefine:
     def test_pictures(self, desk, files):
         result = desk.refine(*files, strength=0.5, radius=None)
         pictures = [
-            draw_mask(result, result.given.array),
-            draw_mask(result, result.mask),
+            mask_figure(result.image, result.given.array),
+            mask_figure(result.image, result.mask),
             draw_errors(result),
         ]
         assert {picture.size for picture in pictures} == {(60, 40)}

@@ -10,9 +10,9 @@ from PIL import Image
 
 from pna.app.desk import Refined, Result
 from pna.data.images import UInt8Array
-from pna.data.masks.arrays import MaskArray, changed_pixels
+from pna.data.masks.arrays import changed_pixels
 from pna.data.masks.files import write_mask
-from pna.draw import mask_figure, overlay, save_labels, write_image
+from pna.draw import overlay, save_labels, write_image
 from pna.draw.palette import count_labels
 from pna.errors import PnaError
 from pna.labels import IGNORE_COLOR, IGNORE_INDEX
@@ -126,11 +126,6 @@ def save(result: Result, stage: int, folder: Path) -> dict[str, Path]:
         files["polygons"] = folder / "polygons.gpkg"
         write_polygons(files["polygons"], files["labels"], result.label_space)
     return files
-
-
-def draw_mask(result: Refined, mask: MaskArray) -> Image.Image:
-    """Draw a mask, given or refined, over its image: fills and outlines."""
-    return mask_figure(result.image, mask)
 
 
 def draw_errors(result: Refined) -> Image.Image:

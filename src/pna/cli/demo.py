@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pna.cli.options import add_device_argument
 
 if TYPE_CHECKING:
-    from pna.data.images import UInt8Array
     from pna.evaluate import Report
+    from pna.inference.predictor import Prediction
 
 EPILOG = """\
 example:
@@ -42,16 +42,16 @@ def run(args: argparse.Namespace) -> int:
     photos.mkdir(parents=True, exist_ok=True)
     print("voc-lite segments two photos:")
     predictor = Predictor("voc-lite", device=args.device)
-    coarse: dict[str, UInt8Array] = {}  # P0, by photo
+    predictions: dict[str, Prediction] = {}
     for path in sorted((IMAGES / "photos").iterdir()):
         point = POINTS[path.stem]
         prediction = predictor(path, stages=True, similar=point)
         write_results(prediction, photos, path.stem, point=point)
         print(f"{path.name}: {describe(prediction)}")
-        coarse[path.stem] = prediction.stages[0]
+        predictions[path.stem] = prediction
     print("\nThe mask refiner sharpens P0, the coarse masks of the photos, at strength 1:")
-    for stem, mask in coarse.items():
-        share = refine_mask_of(stem, mask, masks, args.device)
+    for stem, prediction in predictions.items():
+        share = refine_coarse(prediction, stem, masks, args.device)
         print(f"{stem}.jpg: {100 * share:.1f} % of the pixels changed")
     print("\ndamage-lite on 8 images of damaged concrete that it was not trained on:\n")
     report = evaluate_damage(damage, args.device)
@@ -66,19 +66,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def refine_mask_of(stem: str, mask: "UInt8Array", out: Path, device: str | None) -> float:
-    """Refine a mask of a photo; draw before, after and difference, and return the share changed."""
-    from pna.data.images import read_image
+def refine_coarse(prediction: "Prediction", stem: str, out: Path, device: str | None) -> float:
+    """Refine P0 as a mask; draw before, after and difference, and return the share changed."""
     from pna.draw import change_figure, save_labels, write_image
     from pna.inference.refine import refine
-    from pna.labels import VOC
 
-    image = read_image(IMAGES / "photos" / f"{stem}.jpg")
+    image, mask, space = prediction.image, prediction.stages[0], prediction.label_space
     refined = refine(image, mask, strength=1, device=device)  # P0 is rough for certain
     out.mkdir(parents=True, exist_ok=True)
     for when, labels in (("before", mask), ("after", refined)):
-        save_labels(labels, VOC, out / f"{stem}_{when}.png")
-    figure = change_figure(image, mask, refined, names=dict(enumerate(VOC.classes)))
+        save_labels(labels, space, out / f"{stem}_{when}.png")
+    figure = change_figure(image, mask, refined, names=dict(enumerate(space.classes)))
     write_image(figure, out / f"{stem}_compare.png")
     return float((refined != mask).mean())
 

@@ -32,10 +32,6 @@ class MaskRaster(RasterFile):
         path: The file.
 
     Attributes:
-        path: The file.
-        height: Rows.
-        width: Columns.
-        place: Where it lies.
         dtype: Type of its values.
         nodata: The value that stands for no data, or None.
         levels: Its values that are classes, ascending.

@@ -100,10 +100,6 @@ class Raster(RasterFile):
         channels: Number of channels C.
 
     Attributes:
-        path: The file.
-        height: Rows.
-        width: Columns.
-        place: Where it lies.
         bands: The numbers of the bands that are read.
 
     Raises:

@@ -8,7 +8,6 @@
 | (K, H, W) floats, at each pixel of sum 1 | soft: the probabilities of K classes |
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,6 @@ from pna.labels import IGNORE_INDEX
 
 MaskArray = npt.NDArray[Any]
 """A mask of one of the four kinds."""
-
-RefineMask = Callable[[npt.NDArray[np.uint8], MaskArray], MaskArray]
-"""A refiner: an image (H, W, 3) and a mask of its size in, a mask of the same kind and type out."""
 
 _FOREGROUND = 0.5  # a soft mask's pixel belongs to the foreground from here on
 _SUM_TOLERANCE = 0.01  # 171 probabilities in float16 add up to within 0.001
