@@ -1,5 +1,7 @@
 """Training and probing of the feature upsampler, on drawings."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,15 @@ from torch.nn import functional as F
 
 from pna.data.folder import Folder
 from pna.lab.masks.scenes import find_crisp
-from pna.lab.upsampling.probe import ProbeSettings, cache_features, score_probe, train_probe
+from pna.lab.upsampling.naf import HEADS, NAF
+from pna.lab.upsampling.probe import (
+    ProbeSettings,
+    Way,
+    cache_features,
+    classify,
+    score_probe,
+    train_probe,
+)
 from pna.lab.upsampling.training import affinity_loss, draw_images, upsampling_losses
 from pna.labels import generic
 from pna.model.encoder import create_encoder
@@ -96,19 +106,23 @@ def test_a_probe_learns_and_an_upsampler_that_sees_edges_helps(dataset, encoder)
     scores = []
     for upsample in (bilinear, FeatureUpsampler().eval().requires_grad_(False)):
         settings = ProbeSettings(epochs=40, batch_size=2, lr=3e-2)
-        probe = train_probe(items, 2, upsample, settings)
-        scores.append(score_probe(probe, items, 2, upsample))
+        probe = train_probe(items, 2, Way(upsample), settings)
+        scores.append(score_probe(probe, items, 2, Way(upsample)))
     assert scores[0] > 0.6
     assert scores[1] > scores[0] + 0.03
 
 
-def test_the_probe_commutes_with_upsampling(dataset, encoder):
+@pytest.mark.parametrize(
+    ("network", "groups"), [(FeatureUpsampler, 1), (partial(NAF, width=64), HEADS)]
+)
+def test_the_probe_commutes_with_upsampling(dataset, encoder, network, groups):
     """Classes on the coarse grid, upsampled, are the classes of upsampled features."""
     (item, *_) = cache_features(encoder, dataset, 16)
     torch.manual_seed(0)
-    network, probe = FeatureUpsampler().eval(), torch.nn.Conv2d(256, 2, 1)
+    upsample, probe = network().eval(), torch.nn.Conv2d(256, 2, 1)
     images, features = item.image[None] / 255, item.features[None].float()
     with torch.no_grad():
-        one = network(images, probe(features), (24, 32))
-        other = F.conv2d(network(images, features, (24, 32)), probe.weight, probe.bias)
+        one = classify(item, probe.weight, probe.bias, Way(upsample, groups))
+        other = F.conv2d(upsample(images, features, one.shape[-2:]), probe.weight, probe.bias)
+    assert other.std() > 0.01
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

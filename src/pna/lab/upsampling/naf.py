@@ -24,7 +24,8 @@ from pna.model.resize import average, resize
 from pna.ops import neighborhood_attention
 from pna.refinement.upsampler import check_arguments
 
-_HEADS = 4
+HEADS = 4
+"""Groups of channels, each with weights of its own."""
 _GROUPS = 8  # of the group norms
 _BASE = 100.0  # ratio of the highest frequency to the lowest, nearly
 _PIXELS_PER_CELL = 4  # of the result, at most, per side: the image is shrunk to that
@@ -93,10 +94,10 @@ class NAF(nn.Module):
                 "is mirrored"
             )
         C, h, w = features.shape[1:]
-        if C % _HEADS:
+        if C % HEADS:
             raise PnaError(
-                f"expected features with a multiple of {_HEADS} channels, one part per head, got "
-                f"{C}; append {-C % _HEADS} channels of zeros"
+                f"expected features with a multiple of {HEADS} channels, one part per head, got "
+                f"{C}; append {-C % HEADS} channels of zeros"
             )
         guidance = _split(self.guide(image, size))  # (B, heads, d, H, W)
         stretch = 2.0 ** (2 * torch.rand((), device=image.device) - 1) if self.training else 1.0
@@ -189,7 +190,7 @@ def rotate(x: Tensor, *, stretch: Tensor | float = 1.0) -> Tensor:
 def _split(x: Tensor) -> Tensor:
     """Map (B, heads * d, H, W) to (B, heads, d, H, W)."""
     B, C, H, W = x.shape
-    return x.reshape(B, _HEADS, C // _HEADS, H, W)
+    return x.reshape(B, HEADS, C // HEADS, H, W)
 
 
 def _whole_ratio(grid: Sequence[int], size: Sequence[int]) -> int:

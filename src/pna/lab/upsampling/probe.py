@@ -2,13 +2,14 @@
 
 The features of a fixed encoder at one stride are brought to stride 4 and classified by one 1x1
 convolution, which alone is trained (as in NAF's evaluation). Where upsampling is linear in the
-features and the same for all channels, with weights that sum to 1, it commutes with that
-convolution: classes are computed on the coarse grid and upsampled, which is the same and far
-cheaper.
+features and the same for all channels of a group, with weights that sum to 1, it commutes with
+that convolution: what each group adds to the classes is computed on the coarse grid and upsampled,
+which is the same and far cheaper.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,19 @@ from pna.model.resize import resize
 
 Upsample = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """Images (B, 3, H, W), a map (B, C, h, w) and a size (H', W') in, (B, C, H', W') out."""
+
+
+class Way(NamedTuple):
+    """A way of upsampling.
+
+    Attributes:
+        upsample: Linear in the map, with weights that sum to 1.
+        groups: Number of groups of channels, one after the other, that have weights of their own.
+    """
+
+    upsample: Upsample
+    groups: int = 1
+
 
 _FINE = 4
 """Stride that features are brought to."""
@@ -85,14 +99,14 @@ def cache_features(
 
 
 def train_probe(
-    items: Sequence[Cached], num_classes: int, upsample: Upsample, settings: ProbeSettings
+    items: Sequence[Cached], num_classes: int, way: Way, settings: ProbeSettings
 ) -> nn.Conv2d:
     """Train a 1x1 convolution on upsampled features.
 
     Args:
         items: The training images.
         num_classes: Number of classes K.
-        upsample: Linear in the map, the same for all channels, with weights that sum to 1.
+        way: How features are upsampled.
         settings: Rates and length.
     """
     torch.manual_seed(settings.seed)
@@ -111,7 +125,7 @@ def train_probe(
         for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
             batch = [items[i] for i in order[start : start + settings.batch_size]]
             weight = scaled / scale[None, :, None, None]
-            losses = [_loss(item, weight, probe.bias, upsample) for item in batch]
+            losses = [_loss(item, weight, probe.bias, way) for item in batch]
             optimizer.zero_grad()
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -121,14 +135,12 @@ def train_probe(
     return probe
 
 
-def score_probe(
-    probe: nn.Conv2d, items: Sequence[Cached], num_classes: int, upsample: Upsample
-) -> float:
+def score_probe(probe: nn.Conv2d, items: Sequence[Cached], num_classes: int, way: Way) -> float:
     """Return the mIoU of a probe at the images' own size, in [0, 1]."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     with torch.inference_mode():
         for item in items:
-            logits = _classify(item, probe.weight, probe.bias, upsample)
+            logits = classify(item, probe.weight, probe.bias, way)
             H, W = item.size
             labels = resize(logits, item.image.shape[-2:])[0, :, :H, :W].argmax(0)
             total += confusion_matrix(labels, item.labels[:H, :W], num_classes)
@@ -137,16 +149,21 @@ def score_probe(
     return float((both[union > 0] / union[union > 0]).mean())
 
 
-def _loss(item: Cached, weight: Tensor, bias: Tensor | None, upsample: Upsample) -> Tensor:
-    logits = _classify(item, weight, bias, upsample)
+def _loss(item: Cached, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
+    logits = classify(item, weight, bias, way)
     labels = item.labels[None, None].float()
     # The class at the center of a cell: shares of classes would blur the target.
     cells = F.interpolate(labels, size=logits.shape[-2:], mode="nearest-exact")[0].long()
     return F.cross_entropy(logits, cells, ignore_index=IGNORE_INDEX)
 
 
-def _classify(item: Cached, weight: Tensor, bias: Tensor | None, upsample: Upsample) -> Tensor:
-    """Compute logits (1, K, H / 4, W / 4)."""
-    coarse = F.conv2d(item.features[None].float(), weight, bias)
+def classify(item: Cached, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
+    """Compute the logits (1, K, H / 4, W / 4) of upsampled features."""
+    K, groups = len(weight), way.groups
+    # Each group of channels gives K maps of its own, which are upsampled by its weights and added.
+    parts = torch.cat(weight.chunk(groups, 1))  # (groups * K, C / groups, 1, 1)
+    coarse = F.conv2d(item.features[None].float(), parts, groups=groups)
     images = item.image[None].float() / 255
-    return upsample(images, coarse, [side // _FINE for side in images.shape[-2:]])
+    fine = way.upsample(images, coarse, [side // _FINE for side in images.shape[-2:]])
+    logits = fine.reshape(1, groups, K, *fine.shape[-2:]).sum(1)
+    return logits if bias is None else logits + bias[:, None, None]
