@@ -29,7 +29,7 @@ def test_a_shifted_mask_comes_nearer(scene):
     image, truth, mask = scene
     refined = pna.refine(image, mask, strength=1)
     assert refined.dtype == bool
-    assert (refined != truth).sum() < 0.3 * (mask != truth).sum()
+    assert (refined != truth).sum() < 0.4 * (mask != truth).sum()
 
 
 def test_a_right_mask_stays(scene):

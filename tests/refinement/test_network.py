@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pna.model.resize import average, resize
 from pna.refinement.network import MOST_SURE, MaskStage, create_mask_refiner, to_logits
 
 
@@ -51,6 +52,23 @@ def test_outside_of_its_box_a_mask_stays(network, inputs):
         change = (results[-1].logits[:, k] - given[:, k]).abs()
         assert (change[:, ~is_inside] == 0).all()
         assert change[:, is_inside].mean() > 0.01
+
+
+def test_a_refined_mask_is_the_mean_of_two_sizes(network):
+    torch.manual_seed(1)
+    images, masks = torch.rand(1, 3, 128, 192), torch.rand(1, 2, 128, 192)
+    boxes = [(slice(0, 1), slice(1, 3)), (slice(0, 2), slice(0, 3))]
+    cells_of_32 = [(slice(0, 2), slice(2, 6)), (slice(0, 4), slice(0, 6))]
+    with torch.no_grad():
+        network.temperature.fill_(1.5)
+        refined = network.refine(images, masks, boxes)
+        full = network(images, masks, cells_of_32)[-1].logits
+        half = network(average(images, (64, 96)), average(masks, (64, 96)), boxes)[-1].logits
+        network.temperature.fill_(1)
+    looks = full, resize(half, (128, 192))
+    expected = sum((look / 1.5).sigmoid() for look in looks) / 2
+    torch.testing.assert_close(refined, expected, atol=1e-5, rtol=1e-5)
+    assert network.divisor == 64
 
 
 def test_a_stage_that_trusts_the_mask_returns_it(inputs):

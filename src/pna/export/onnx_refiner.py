@@ -24,7 +24,7 @@ class OnnxMaskRefiner:
     Attributes:
         file: The file.
         device: The CPU: where images and masks are handed over.
-        divisor: 32, pixels per cell of the network's coarsest stage: edges may move by a cell.
+        divisor: 64, pixels per coarsest cell at half size: edges may move by a cell.
 
     Raises:
         MissingFileError: There is no such file.
@@ -32,7 +32,7 @@ class OnnxMaskRefiner:
     """
 
     device = CPU
-    divisor = 32
+    divisor = 64
 
     def __init__(self, file: Path, device: torch.device = CPU) -> None:
         self._session = Session(file, device)

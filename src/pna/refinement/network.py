@@ -13,6 +13,10 @@ lies. So the number of classes is free, and a further class costs a fraction of 
 The stages are those of `pna.model.pna` ("mixer", gathered logits), with one difference: a stage
 also sees the given mask at its own stride, and mixes it with what it gathered by a weight that it
 predicts, so detail of a mask that is right passes unchanged.
+
+To refine, the network looks twice, at the image and at the image of half its size, and takes the
+mean of the two probabilities. Where it errs on images unlike those of its training, its two looks
+rarely agree, so it is less sure there.
 """
 
 from collections.abc import Sequence
@@ -41,8 +45,11 @@ _DEPTHS = (1, 1, 1, 1, 2, 2)
 _WINDOW = 5
 """Side of the neighborhoods, in cells of the coarser stage."""
 
+_LOOKS = (1, 2)
+"""Reductions of the image that are looked at; each divides the next, so the last is a multiple."""
+
 Box = tuple[slice, slice]
-"""Rows and columns, in cells of the coarsest stride."""
+"""Rows and columns, in cells of many pixels: of `divisor` for whoever refines."""
 
 
 class StageResult(NamedTuple):
@@ -187,8 +194,8 @@ class MaskRefiner(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """Sides of images must be multiples of this: pixels per coarsest cell."""
-        return self.encoder.divisor
+        """Sides of images must be multiples of this: pixels per coarsest cell at half size."""
+        return self.encoder.divisor * _LOOKS[-1]
 
     @property
     def device(self) -> torch.device:
@@ -204,22 +211,43 @@ class MaskRefiner(nn.Module):
         """Refine masks: calibrated probabilities (B, K, H, W) of the foreground of each.
 
         Args:
-            images: As for `forward`, and so the rest.
+            images: (B, 3, H, W) RGB in [0, 1], sides multiples of `divisor`.
+            masks: (B, K, H, W) probabilities of the foreground.
+            boxes: Where each mask is corrected, in cells of `divisor`; everywhere by default.
+                Elsewhere it stays.
+        """
+        return mean_probability(self.look(images, masks, boxes), self.temperature)
+
+    def look(self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """Refine masks at full and at half size: logits (2, B, K, H, W), not calibrated.
+
+        Args:
+            images: As for `refine`, and so the rest.
             masks: Likewise.
             boxes: Likewise.
         """
-        final = self(images, masks, boxes)[-1].logits
-        return cast(Tensor, (final / self.temperature).sigmoid())
+        H, W = images.shape[-2:]
+        looks = []
+        for reduction in _LOOKS:
+            size = (H // reduction, W // reduction)
+            cells = _LOOKS[-1] // reduction  # of this look in a cell of `divisor`
+            own = (
+                None if boxes is None else [(_finer(y, cells), _finer(x, cells)) for y, x in boxes]
+            )
+            results = self(average(images, size), average(masks, size), own)
+            looks.append(resize(results[-1].logits, (H, W)))
+        return torch.stack(looks)
 
     def forward(
         self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None
     ) -> list[StageResult]:
-        """Refine masks.
+        """Refine masks at the size they have.
 
         Args:
-            images: (B, 3, H, W) RGB in [0, 1], sides multiples of `divisor`.
+            images: (B, 3, H, W) RGB in [0, 1], sides multiples of the coarsest stride.
             masks: (B, K, H, W) probabilities of the foreground.
-            boxes: Where each mask is corrected; everywhere by default. Elsewhere it stays.
+            boxes: Where each mask is corrected, in cells of that stride; everywhere by default.
+                Elsewhere it stays.
 
         Returns:
             The result of each stage, coarse to fine; the last has the size of the images.
@@ -235,7 +263,9 @@ class MaskRefiner(nn.Module):
         for stage, feature in zip(self.stages, reversed(maps), strict=True):
             assert isinstance(stage, MaskStage)
             size = feature.shape[-2:]
-            cells = size[0] * self.divisor // images.shape[-2]  # of this stage in a coarsest one
+            cells = (
+                size[0] * self.encoder.divisor // images.shape[-2]
+            )  # of this stage in a coarsest one
             f = stage.embed_feature(feature.permute(0, 2, 3, 1))
             given = to_logits(average(masks, size)).permute(0, 2, 3, 1)
             neighborhood = None
@@ -253,6 +283,16 @@ class MaskRefiner(nn.Module):
                 logits[part] = corrected
             results.append(StageResult(logits.permute(0, 3, 1, 2), neighborhood))
         return results
+
+
+def mean_probability(looks: Tensor, temperature: Tensor | float) -> Tensor:
+    """Turn the logits (n, ...) of n looks into one probability.
+
+    Example:
+        >>> mean_probability(torch.tensor([[3.0, 3.0], [3.0, -3.0]]), 1.0)
+        tensor([0.9526, 0.5000])
+    """
+    return (looks / temperature).sigmoid().mean(0)
 
 
 def to_logits(probabilities: Tensor) -> Tensor:

@@ -254,8 +254,8 @@ def test_real_masks_of_all_kinds_are_read(tmp_path):
 class TooSure(torch.nn.Module):
     """Logits are three times as large as they should be."""
 
-    def forward(self, images, masks):
-        return [StageResult(3 * images[:, :1], None)]
+    def look(self, images, masks):
+        return 3 * images[None, :, :1]
 
 
 def test_the_temperature_makes_probabilities_true():

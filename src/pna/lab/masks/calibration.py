@@ -1,8 +1,8 @@
 """Calibration of a mask refiner: a probability of 0.8 is to be right in 80 of 100 pixels.
 
-One temperature divides the last logits (Guo et al., "On calibration of modern neural networks",
-ICML 2017). It is fitted on scenes that were not trained on, where the given mask is wrong or its
-edge is near: elsewhere every network is sure and right.
+One temperature divides the logits of all looks (Guo et al., "On calibration of modern neural
+networks", ICML 2017). It is fitted on scenes that were not trained on, where the given mask is
+wrong or its edge is near: elsewhere every network is sure and right.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pna.errors import PnaError
 from pna.lab.masks.training import Batch, near_edges
-from pna.refinement.network import MaskRefiner
+from pna.refinement.network import MaskRefiner, mean_probability
 
 _CANDIDATES = torch.logspace(-1, 1, 81, base=10)
 
@@ -28,9 +28,9 @@ def calibrate(network: MaskRefiner, batches: Sequence[Batch]) -> float:
     Raises:
         PnaError: No pixel of the batches is near an edge.
     """
-    logits, truth = edge_logits(network, batches)
+    looks, truth = edge_looks(network, batches)
     losses = torch.stack(
-        [F.binary_cross_entropy_with_logits(logits / t, truth) for t in _CANDIDATES]
+        [F.binary_cross_entropy(mean_probability(looks, t), truth) for t in _CANDIDATES]
     )
     return float(_CANDIDATES[losses.argmin()])
 
@@ -43,26 +43,25 @@ def calibration_error(
     It is the difference between the mean probability and the share of right pixels, over bins of
     the probability of the more probable side, weighted by their pixels.
     """
-    logits, truth = edge_logits(network, batches)
-    probability = (logits / temperature).sigmoid()
+    looks, truth = edge_looks(network, batches)
+    probability = mean_probability(looks, temperature)
     surest = torch.maximum(probability, 1 - probability)
     is_right = ((probability > 0.5) == (truth > 0.5)).float()
     index = ((surest - 0.5) * 2 * bins).long().clamp(max=bins - 1)
     # Each bin's sum of differences is its mean times its pixels.
     differences = torch.bincount(index, surest - is_right, minlength=bins).abs()
-    return float(differences.sum() / len(logits))
+    return float(differences.sum() / len(truth))
 
 
-def edge_logits(network: MaskRefiner, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Return the last logits and the truth of pixels near an edge of either mask, both (N,)."""
-    logits, truths = [], []
+def edge_looks(network: MaskRefiner, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Return the looks (2, N) and the truth (N,) of pixels near an edge of either mask."""
+    looks, truths = [], []
     with torch.inference_mode():
         for batch in batches:
-            refined = network(batch.images, batch.given)[-1].logits
             is_wrong = (batch.given > 0.5) != (batch.truth > 0.5)
             chosen = near_edges(batch.truth) | near_edges(batch.given) | is_wrong
-            logits.append(refined[chosen])
+            looks.append(network.look(batch.images, batch.given)[:, chosen])
             truths.append(batch.truth[chosen])
-    if not sum(map(len, logits)):
+    if not sum(map(len, truths)):
         raise PnaError("expected masks with edges to calibrate on, got none")
-    return torch.cat(logits), torch.cat(truths)
+    return torch.cat(looks, 1), torch.cat(truths)
