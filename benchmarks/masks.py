@@ -36,10 +36,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pna.cli.demo import IMAGES
-from pna.files import write_text_atomically
+from pna.files import write_atomically, write_text_atomically
 from pna.inference.masks import refine_mask
 from pna.inference.refine import WEIGHTS, bundled_mask_refiner
-from pna.lab.fitting import FitSettings, fit
+from pna.lab.fitting import SETTINGS, FitSettings, fit
 from pna.lab.machine import describe
 from pna.lab.masks.calibration import calibrate, calibration_error
 from pna.lab.masks.cascadepsp import CascadePSP
@@ -59,12 +59,15 @@ from pna.lab.masks.scoring import (
 )
 from pna.lab.masks.training import CONVENTIONS, Batch, draw_batch, refinement_losses
 from pna.labels import DAMAGE
+from pna.model.encoder import EncoderWeights
 from pna.refinement.dense_crf import dense_crf
 from pna.refinement.guided_filter import guided_filter
 from pna.refinement.masks import RefineConfig
 from pna.refinement.network import MaskRefiner, create_mask_refiner
 
 RESULTS = Path(__file__).parent / "results"
+NETWORK = "network.pt"
+"""File of the trained weights in a run's folder."""
 ImageArray = npt.NDArray[np.uint8]
 BUNDLED = "bundled"
 KINDS = ("osie", "ccp", "nuclei")
@@ -89,13 +92,13 @@ class Network:
     """How a network is made, trained and run.
 
     Attributes:
-        create: Makes it, with pretrained weights of its encoder.
+        create: Makes it, with the weights of its encoder that are named, or at random.
         losses: Computes its losses on a batch.
         refine: Makes the function that refines a mask by it.
         encoder: How the names of its encoder's parameters begin.
     """
 
-    create: Callable[[], Any]
+    create: Callable[[EncoderWeights | None], Any]
     losses: Callable[[Any, Batch], Mapping[str, Tensor]]
     refine: Callable[[Any, RefineConfig], RefineForeground]
     encoder: tuple[str, ...] = ("encoder.",)
@@ -116,15 +119,21 @@ def refine_by_cascadepsp(network: CascadePSP, config: RefineConfig) -> RefineFor
 
 
 NETWORKS: Mapping[str, Network] = {
-    "refiner": Network(create_mask_refiner, refinement_losses, refine_by),
+    "refiner": Network(
+        lambda weights: create_mask_refiner(encoder_weights=weights), refinement_losses, refine_by
+    ),
     "decoder": Network(
-        partial(create_mask_decoder, pass_features=False), refinement_losses, refine_by
+        lambda weights: create_mask_decoder(pass_features=False, encoder_weights=weights),
+        refinement_losses,
+        refine_by,
     ),
     "decoder-features": Network(
-        partial(create_mask_decoder, pass_features=True), refinement_losses, refine_by
+        lambda weights: create_mask_decoder(pass_features=True, encoder_weights=weights),
+        refinement_losses,
+        refine_by,
     ),
     "cascadepsp": Network(
-        partial(CascadePSP, encoder="tf_efficientnet_lite0", width=0.25, weights="imagenet"),
+        lambda weights: CascadePSP(encoder="tf_efficientnet_lite0", width=0.25, weights=weights),
         lambda network, batch: {
             "passes": cascadepsp_loss(network(batch.images, batch.given), batch.truth)
         },
@@ -163,10 +172,8 @@ def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> 
         scenes = with_errors(scenes, errors)
     torch.manual_seed(settings.seed)
     about = NETWORKS[settings.network]
-    network = about.create()
+    network = about.create("imagenet")
     encoder = {name for name, _ in network.named_parameters() if name.startswith(about.encoder)}
-    run.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(run / "settings.json", json.dumps(asdict(settings), indent=1) + "\n")
     draw = partial(
         draw_batch,
         scenes,
@@ -181,10 +188,11 @@ def train(run: Path, data: Path, settings: RunSettings, errors: Path | None) -> 
         run,
         FitSettings(steps=settings.steps),
         encoder=encoder,
+        about=asdict(settings),
     )
     if isinstance(fitted, MaskRefiner):
         fitted.temperature.fill_(calibrate(fitted, [draw_batch_of(held_out, i) for i in range(8)]))
-    torch.save(fitted.state_dict(), run / "network.pt")
+    write_atomically(run / NETWORK, partial(torch.save, fitted.state_dict()))
 
 
 def draw_batch_of(scenes: list[Scene], number: int) -> Any:
@@ -236,10 +244,10 @@ def score(refine: RefineForeground, data: Path) -> dict[str, SetScores]:
 
 def load_run(run: Path) -> tuple[Any, RunSettings]:
     """The trained network of a run, and its settings."""
-    values = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    values = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
     settings = RunSettings(**{**values, "size": tuple(values["size"])})
-    network = NETWORKS[settings.network].create()
-    network.load_state_dict(torch.load(run / "network.pt", weights_only=True))
+    network = NETWORKS[settings.network].create(None)
+    network.load_state_dict(torch.load(run / NETWORK, weights_only=True))
     return network.eval(), settings
 
 
@@ -315,61 +323,75 @@ def _describe(result: dict[str, Any]) -> str:
     return f": {'; '.join(words)}" if words else ""
 
 
+def score_runs(runs: list[Path], config: RefineConfig, data: Path) -> None:
+    """Score runs, and write all results."""
+    file = RESULTS / "masks.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for run in runs:
+        refine, about = open_way(run, config, data)
+        scores = score(refine, data)
+        name = run.name
+        if about and config.strength != RefineConfig.strength:
+            name += f", strength {config.strength:g}"
+        if about and config.radius is not None:
+            name += f", radius {config.radius}"
+        results[name] = {
+            **about,
+            "scores": {name: value._asdict() for name, value in scores.items()},
+            "machine": describe(torch.device("cpu")),
+        }
+        write_text_atomically(file, json.dumps(results, indent=1) + "\n")
+        write_text_atomically(file.with_suffix(".md"), table(results))
+
+
+def make_errors(folder: Path, data: Path) -> None:
+    """Train the networks whose masks are errors, and write these."""
+    scenes, _ = find_scenes(data)
+    for variant in VARIANTS:
+        write_errors(scenes, folder, variant)
+
+
 def main() -> None:
-    """Train or score."""
+    """Make errors, train, score or bundle."""
     parser = argparse.ArgumentParser(description="Train and score mask refiners.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    parts = {name: commands.add_parser(name) for name in ("errors", "train", "score")}
-    bundled = commands.add_parser("bundle")
-    bundled.add_argument("run", type=Path)
-    parts["errors"].add_argument("folder", type=Path)
-    parts["train"].add_argument("run", type=Path)
-    parts["train"].add_argument("--errors", type=Path, help="a folder of `errors`")
-    for part in parts.values():
-        part.add_argument("--data", type=Path, required=True)
-    parts["train"].add_argument("--network", choices=NETWORKS, default="refiner")
-    parts["train"].add_argument("--steps", type=int, default=2000)
-    parts["train"].add_argument("--seed", type=int, default=0)
-    parts["train"].add_argument(
-        "--conventions", type=float, default=CONVENTIONS, help="share of examples that follow one"
-    )
-    ways = ", ".join((*FILTERS, BUNDLED))
-    parts["score"].add_argument("runs", nargs="+", type=Path, help=f"or {ways}")
-    parts["score"].add_argument("--strength", type=float, default=RefineConfig().strength)
-    parts["score"].add_argument("--radius", type=int)
-    arguments = parser.parse_args()
-    if arguments.command == "errors":
-        scenes, _ = find_scenes(arguments.data)
-        for variant in VARIANTS:
-            write_errors(scenes, arguments.folder, variant)
-    elif arguments.command == "bundle":
-        bundle(arguments.run)
-    elif arguments.command == "train":
-        errors = arguments.errors
-        settings = RunSettings(
-            arguments.network,
-            arguments.steps,
-            arguments.seed,
-            errors is not None,
-            conventions=arguments.conventions,
+    commands = parser.add_subparsers(required=True)
+    making = commands.add_parser("errors")
+    making.add_argument("folder", type=Path)
+    making.set_defaults(work=lambda a: make_errors(a.folder, a.data))
+    training = commands.add_parser("train")
+    training.add_argument("run", type=Path)
+    training.add_argument("--errors", type=Path, help="a folder of `errors`")
+    training.add_argument("--network", choices=NETWORKS, default="refiner")
+    training.add_argument("--steps", type=int, default=2000)
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--conventions", type=float, default=CONVENTIONS)
+    training.set_defaults(
+        work=lambda a: train(
+            a.run,
+            a.data,
+            RunSettings(
+                a.network, a.steps, a.seed, a.errors is not None, conventions=a.conventions
+            ),
+            a.errors,
         )
-        train(arguments.run, arguments.data, settings, errors)
-    else:
-        file = RESULTS / "masks.json"
-        results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        config = RefineConfig(strength=arguments.strength, radius=arguments.radius)
-        for run in arguments.runs:
-            refine, about = open_way(run, config, arguments.data)
-            scores = score(refine, arguments.data)
-            is_default = not about or config == RefineConfig()
-            name = run.name if is_default else f"{run.name}, strength {config.strength:g}"
-            results[name] = {
-                **about,
-                "scores": {name: value._asdict() for name, value in scores.items()},
-                "machine": describe(torch.device("cpu")),
-            }
-            write_text_atomically(file, json.dumps(results, indent=1) + "\n")
-            write_text_atomically(file.with_suffix(".md"), table(results))
+    )
+    scoring = commands.add_parser("score")
+    ways = ", ".join((*FILTERS, BUNDLED))
+    scoring.add_argument("runs", nargs="+", type=Path, help=f"or {ways}")
+    scoring.add_argument("--strength", type=float, default=RefineConfig.strength)
+    scoring.add_argument("--radius", type=int)
+    scoring.set_defaults(
+        work=lambda a: score_runs(
+            a.runs, RefineConfig(strength=a.strength, radius=a.radius), a.data
+        )
+    )
+    for part in (making, training, scoring):
+        part.add_argument("--data", type=Path, required=True)
+    bundling = commands.add_parser("bundle")
+    bundling.add_argument("run", type=Path)
+    bundling.set_defaults(work=lambda a: bundle(a.run))
+    arguments = parser.parse_args()
+    arguments.work(arguments)
 
 
 if __name__ == "__main__":

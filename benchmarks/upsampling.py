@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from masks import find_scenes
+from masks import NETWORK, find_scenes
 from torch import Tensor, nn
 
 import pna
 from pna.data import create_dataset
 from pna.data.dataset import SegmentationDataset
-from pna.files import write_text_atomically
+from pna.files import write_atomically, write_text_atomically
 from pna.inference.upsample import WEIGHTS
-from pna.lab.fitting import FitSettings, fit
+from pna.lab.fitting import SETTINGS, FitSettings, fit
 from pna.lab.machine import describe
 from pna.lab.upsampling.bilateral import joint_bilateral
 from pna.lab.upsampling.naf import HEADS, NAF
@@ -95,17 +95,22 @@ def train(run: Path, data: Path, name: str, steps: int, seed: int) -> None:
         batch = draw_images(scenes, step, side=256, batch_size=4, seed=seed)
         return upsampling_losses(network, encoder, batch, step)
 
-    fitted = fit(network, losses, run, FitSettings(steps=steps, lr=2e-3, head_lr=None))
-    write_text_atomically(run / "settings.json", json.dumps({"network": name, "steps": steps}))
-    torch.save(fitted.state_dict(), run / "network.pt")
+    fitted = fit(
+        network,
+        losses,
+        run,
+        FitSettings(steps=steps, lr=2e-3, head_lr=None),
+        about={"network": name, "seed": seed},
+    )
+    write_atomically(run / NETWORK, partial(torch.save, fitted.state_dict()))
 
 
 def load_run(run: Path) -> tuple[nn.Module, int]:
     """The trained network of a run, and its groups of channels."""
-    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    settings = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
     create, groups = NETWORKS[settings["network"]]
     network = create()
-    network.load_state_dict(torch.load(run / "network.pt", weights_only=True))
+    network.load_state_dict(torch.load(run / NETWORK, weights_only=True))
     return network.eval().requires_grad_(False), groups
 
 

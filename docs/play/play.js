@@ -119,11 +119,13 @@ async function pixelsOf(file, width, height) {
   return inside.getImageData(0, 0, ...size);
 }
 
+// Returns whether the file could be opened.
 async function openPhoto(file) {
   try {
     photo = await pixelsOf(file);
   } catch (error) {
-    return say(error.message, true);
+    say(error.message, true);
+    return false;
   }
   canvas.width = photo.width;
   canvas.height = photo.height;
@@ -132,16 +134,19 @@ async function openPhoto(file) {
   brush = null;
   say("Brush roughly over an object, or open its mask.");
   update();
+  return true;
 }
 
 async function openMask(file) {
   if (!photo) return say("Open the photo first.", true);
+  const own = photo;
   let pixels;
   try {
-    pixels = await pixelsOf(file, photo.width, photo.height);
+    pixels = await pixelsOf(file, own.width, own.height);
   } catch (error) {
     return say(error.message, true);
   }
+  if (photo !== own) return; // another one was opened meanwhile
   // Foreground is what is bright, or, of a cut-out, what is opaque.
   const isCutout = pixels.data.some((value, i) => i % 4 === 3 && value < 128);
   mask = mask.map((_, i) => {
@@ -229,8 +234,10 @@ byId("mask").addEventListener("change", async ({ target }) => {
   target.value = ""; // so that the same file may be opened again
 });
 byId("example").addEventListener("click", async () => {
-  await openPhoto(await (await fetch("cat.jpg")).blob());
-  await openMask(await (await fetch("cat_mask.png")).blob());
+  const [cat, itsMask] = await Promise.all(
+    ["cat.jpg", "cat_mask.png"].map(async (name) => (await fetch(name)).blob()),
+  );
+  if (await openPhoto(cat)) await openMask(itsMask);
 });
 byId("clear").addEventListener("click", () => {
   if (!photo) return;

@@ -70,6 +70,61 @@ def test_what_is_not_surely_wrong_stays(network, kind):
         np.testing.assert_array_equal(refined.argmax(0), mask.argmax(0))
 
 
+@pytest.mark.parametrize("kind", ["soft", "half", "probabilities"])
+def test_soft_values_change_within_the_limits_alone(kind):
+    image, truth = photo(70, 90)
+    mask = kinds_of(np.roll(truth, 5, 1))[kind]
+    far = np.ones(image.shape[:2], bool)
+    far[:, 25:45] = far[:, :10] = False  # edges lie there, the second since the mask is rolled
+    for config, stays in (
+        (RefineConfig(strength=0), np.ones_like(far)),
+        (RefineConfig(strength=1, radius=0), np.ones_like(far)),
+        (RefineConfig(strength=1, radius=4), far),
+        (RefineConfig(strength=1, classes=(9,)), np.ones_like(far)),
+    ):
+        refined = refine_mask(Bright(), image, mask, config).mask
+        np.testing.assert_array_equal(refined[..., stays], mask[..., stays], err_msg=str(config))
+    refined = refine_mask(Bright(), image, mask, RefineConfig(strength=1, radius=6)).mask
+    assert (refined != mask)[..., ~far].any()
+
+
+@pytest.mark.parametrize("order", [(3, 7), (7, 3)])
+def test_ignored_pixels_are_a_side_of_their_own(order):
+    """How far an edge may move beside them does not depend on how classes are numbered."""
+    image = np.full((64, 96, 3), 220, np.uint8)
+    labels = np.full((64, 96), order[0], np.uint8)
+    labels[:, 40:50] = 255
+    labels[:, 50:] = order[1]
+    network = Bright()  # wants the larger number everywhere
+    refined = refine_mask(network, image, labels, RefineConfig(strength=1, radius=3)).mask
+    changed = np.flatnonzero((refined != labels).any(0))
+    expected = range(37, 40) if order == (3, 7) else range(50, 53)
+    assert changed.tolist() == list(expected)
+
+
+def test_an_ignored_area_of_a_large_map_brings_no_class_from_elsewhere():
+    image = np.full((96, 640, 3), 90, np.uint8)
+    labels = np.ones((96, 640), np.uint8)  # the largest class
+    labels[:, :100] = 0
+    labels[20:70, 20:60] = 255
+    labels[:, 600:] = 2
+    config = RefineConfig(strength=1, core=64, margin=16)
+    np.testing.assert_array_equal(refine_mask(Same(), image, labels, config).mask, labels)
+
+
+@pytest.mark.parametrize("kind", ["soft", "probabilities"])
+def test_mirrored_and_read_only_arrays(kind):
+    image, truth = photo(96, 640)
+    mask = kinds_of(truth)[kind].astype(np.float32)
+    mirrored, again = mask[..., ::-1], mask.copy()
+    again.setflags(write=False)
+    config = RefineConfig(strength=1, core=64, margin=16)
+    flipped = refine_mask(Same(), image[:, ::-1].copy(), mirrored, config).mask
+    np.testing.assert_allclose(
+        flipped[..., ::-1], refine_mask(Same(), image, again, config).mask, atol=0.1
+    )
+
+
 def test_strength_is_the_lead_that_a_change_needs():
     image, truth = photo(64, 96)
     mask = np.roll(truth, 4, 1)
@@ -201,8 +256,11 @@ def test_a_part_without_any_mask_is_not_run():
         (np.full((64, 96), 1.5), r"values in \[1.5, 1.5\]: expected shares in \[0, 1\]"),
         (np.full((64, 96), np.nan), "the mask holds NaN or infinity"),
         (np.full((3, 64, 96), 0.5), r"expected \(K, H, W\) probabilities of sum 1"),
-        (np.ones((1, 64, 96)), r"2 classes or more, got 1: pass mask\[0\]"),
-        (np.full((64, 96), "a"), "expected labels as bool or integers"),
+        (np.ones((1, 64, 96)), r"2 classes or more, got 1: pass one as"),
+        (np.full((64, 96), "a"), r"expected labels \(H, W\) as bool or integers"),
+        (np.zeros((3, 64, 96), bool), r"got \(3, 64, 96\) bool: pass one label map"),
+        (np.zeros((0, 64, 96)), "2 classes or more, got 0"),
+        (np.zeros((64, 96, 3)), r"the classes come first: mask.transpose\(2, 0, 1\)"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(mask, message):
@@ -222,6 +280,8 @@ def test_an_image_that_is_none_is_refused():
         ({"strength": 1.2}, r"expected a strength in \[0, 1\], got 1.2"),
         ({"radius": -1}, "expected a radius of at least 0 pixels, got -1"),
         ({"core": 0}, "expected a core of at least 1 pixel"),
+        ({"radius": 2.5}, "expected whole pixels, got radius=2.5"),
+        ({"core": 64.0}, "expected whole pixels, got core=64.0"),
     ],
 )
 def test_a_value_out_of_range_is_refused(values, message):

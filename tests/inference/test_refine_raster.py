@@ -47,6 +47,19 @@ def read(file):
         return opened.read(1)
 
 
+@pytest.mark.parametrize("name", ["scene", "mask"])
+def test_an_input_is_not_overwritten(image, tmp_path, name):
+    write_mask(tmp_path, np.zeros(photo().shape[1:], np.uint8))
+    mask = (tmp_path / "mask.tif").rename(tmp_path / ("mask.tif" if name == "mask" else "m.tif"))
+    if name == "scene":
+        (tmp_path / "masks").mkdir()
+        mask = mask.rename(tmp_path / "masks" / "scene.tif")
+    before = (tmp_path / f"{name}.tif").read_bytes()
+    with pytest.raises(PnaError, match=rf"{name}\.tif is an input: choose another folder"):
+        refine_raster(Bright(), image, mask, tmp_path)
+    assert (tmp_path / f"{name}.tif").read_bytes() == before
+
+
 def refine(image, mask, tmp_path, **options):
     options.setdefault("config", PARTS)
     return refine_raster(Bright(), image, mask, tmp_path / "out", **options)
@@ -144,11 +157,29 @@ def test_a_large_png_is_copied_first(tmp_path):
     np.testing.assert_array_equal(read(report.mask) > 0, truth())
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_mask_without_a_place_takes_the_points_of_its_image(tmp_path):
+    from rasterio.control import GroundControlPoint
+
+    corners = [(0, 0, 7.0, 50.0), (0, 100, 7.1, 50.0), (80, 0, 7.0, 49.9)]
+    points = [GroundControlPoint(*corner) for corner in corners]
+    image = write_raster(
+        tmp_path / "scene.tif", photo(), place={"gcps": points, "crs": "EPSG:4326"}
+    )
+    mask = write_raster(
+        tmp_path / "mask.tif", np.zeros((1, *photo().shape[1:]), np.uint8), place={}
+    )
+    with open_file(refine(image, mask, tmp_path).mask) as opened:
+        found, crs = opened.gcps
+    assert [(p.row, p.col, p.x, p.y) for p in found] == corners
+    assert crs.to_epsg() == 4326
+
+
 def test_the_label_map_of_segment_is_a_mask(image, tmp_path):
     import pna
 
     model = pna.load("voc-lite")
-    labels = pna.segment_raster(model, image, tmp_path / "out").labels
+    labels = pna.segment_raster(model, image, tmp_path / "segmented").labels
     report = refine(image, labels, tmp_path)
     with rasterio.open(report.mask) as after, rasterio.open(labels) as before:
         assert after.colormap(1) == before.colormap(1)

@@ -20,6 +20,16 @@ def network(monkeypatch):
     return network
 
 
+def test_gradients_after_a_first_call_in_inference_mode():
+    module.bundled_upsampler.cache_clear()
+    images, features = torch.rand(1, 3, 32, 32), torch.rand(1, 2, 4, 4, requires_grad=True)
+    with torch.inference_mode():
+        upsample(images, features)
+    upsample(images, features).sum().backward()
+    # Weights sum to 1, so the gradients add up to the number of results.
+    assert features.grad.sum().item() == pytest.approx(2 * 32 * 32, rel=1e-4)
+
+
 def two_halves(H, W):
     """A dark and a bright half, with a boundary inside of a coarse cell."""
     image = torch.full((1, 3, H, W), 0.1)

@@ -54,7 +54,9 @@ def test_the_average_has_the_last_statistics(tmp_path):
 
 def test_another_length_is_another_run(tmp_path):
     start(tmp_path, 20)
-    with pytest.raises(PnaError, match=r"last\.pt: expected a run of 30 steps, got one of 20"):
+    with pytest.raises(
+        PnaError, match=r"settings\.json: expected a run of steps 30, got one of steps 20: choose"
+    ):
         start(tmp_path, 30)
 
 

@@ -65,8 +65,8 @@ def test_a_refined_mask_is_the_mean_of_two_sizes(network):
         full = network(images, masks, cells_of_32)[-1].logits
         half = network(average(images, (64, 96)), average(masks, (64, 96)), boxes)[-1].logits
         network.temperature.fill_(1)
-    looks = full, resize(half, (128, 192))
-    expected = sum((look / 1.5).sigmoid() for look in looks) / 2
+    both = full, resize(half, (128, 192))
+    expected = sum((logits / 1.5).sigmoid() for logits in both) / 2
     torch.testing.assert_close(refined, expected, atol=1e-5, rtol=1e-5)
     assert network.divisor == 64
 

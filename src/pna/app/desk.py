@@ -149,7 +149,9 @@ class Desk:
         """
         for name in self.names:
             self.segment(np.zeros((64, 64, 3), np.uint8), name)
-        bundled_mask_refiner(self._device)
+        refine_mask(
+            bundled_mask_refiner(self._device), np.zeros((64, 64, 3), np.uint8), np.eye(64) > 0
+        )
 
     def segment(self, image: Path | UInt8Array, name: str) -> Result:
         """Segment an image by one of the models.

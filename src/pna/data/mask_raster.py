@@ -105,8 +105,8 @@ class MaskRaster(RasterFile):
                 "example by gdalwarp -r near -te ... -ts ..."
             )
         mine, others = self.place.transform, image.place.transform
-        if mine.is_identity and self.place.crs is None:
-            self.place = image.place
+        if mine.is_identity and self.place.crs is None and not self.ground_control[0]:
+            self.place, self.ground_control = image.place, image.ground_control
         if mine.is_identity or others.is_identity:  # one of them does not say where it lies
             return
         corners = [(0, 0), (image.width, image.height)]

@@ -60,6 +60,7 @@ class RasterFile:
         height: Rows.
         width: Columns.
         place: Where it lies.
+        ground_control: Points and reference system of a file that is placed by points instead.
 
     Raises:
         MissingFileError: There is no such file.
@@ -71,6 +72,7 @@ class RasterFile:
         self._file = open_file(path)
         self.height, self.width = int(self._file.height), int(self._file.width)
         self.place = Place(self._file.crs, self._file.transform)
+        self.ground_control: tuple[Any, Any] = self._file.gcps
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +83,6 @@ class RasterFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    @property
-    def ground_control(self) -> tuple[Any, Any]:
-        """The points and reference system of a file that is placed by points instead."""
-        points, crs = self._file.gcps
-        return points, crs
 
 
 class Raster(RasterFile):

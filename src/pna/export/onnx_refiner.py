@@ -48,7 +48,5 @@ class OnnxMaskRefiner:
 
     def refine(self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """Refine masks: see `MaskRefiner.refine`. Boxes are left aside: each mask is run whole."""
-        if not masks.shape[1]:
-            return masks
         runs = [self._session.run([images, mask]) for mask in torch.split(masks, 1, dim=1)]
         return torch.cat([refined for (refined,) in runs], dim=1)

@@ -1,8 +1,8 @@
 """Refinement of masks of any kind and size: arrays in, arrays of the same kind out.
 
 A large image is refined twice: once as a whole, reduced, for errors that are wider than a part; and
-then part by part at its own size. Parts overlap, and of each only the core is kept, so memory does
-not grow with the image beyond its own arrays.
+then part by part at its own size. Parts overlap, and of each only the core is kept, so networks see
+no more at once whatever the size; beside that some arrays of the image's size are held.
 """
 
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def refine_part(
     """
     if len(part.classes) < 2:
         return None
-    return decide(part, _run(network, image, masks), config)
+    return decide(part, _run(network, _to_tensor(image), masks), config)
 
 
 class _WholeChange(NamedTuple):
@@ -172,9 +172,12 @@ def _change_of_whole(
     if len(classes) < 2:
         return None
     given = torch.cat(masks)
-    given = given / given.sum(0).clamp(min=LEAST_SHARE)
-    small = average(_to_tensor(image), size)
-    return _WholeChange(classes, _run(network, small, given) - given, (H, W))
+    known = given.sum(0)  # 0 where all of a cell is ignored: nothing is known there to change
+    given = given / known.clamp(min=LEAST_SHARE)
+    # One channel after the other: the whole image in floats would take eight times its memory.
+    small = torch.cat([average(_to_tensor(image[..., c, None]), size) for c in range(3)], 1)
+    change = (_run(network, small, given) - given) * (known > LEAST_SHARE)
+    return _WholeChange(classes, change, (H, W))
 
 
 def _foregrounds(mask: MaskArray, kind: Kind) -> Iterator[tuple[int, FloatArray]]:
@@ -182,13 +185,13 @@ def _foregrounds(mask: MaskArray, kind: Kind) -> Iterator[tuple[int, FloatArray]
     if kind == "probabilities":
         for k in range(mask.shape[0]):
             if mask[k].max() > LEAST_SHARE:
-                yield k, np.asarray(mask[k], np.float32)
+                yield k, np.array(mask[k], np.float32)
     elif kind == "labels":
         for label in np.unique(mask):
             if label != IGNORE_INDEX:
                 yield int(label), (mask == label).astype(np.float32)
     else:
-        foreground = np.asarray(mask if kind == "soft" else mask != 0, np.float32)
+        foreground = np.array(mask if kind == "soft" else mask != 0, np.float32)
         if foreground.min() < 1 - LEAST_SHARE and foreground.max() > LEAST_SHARE:
             yield 0, 1 - foreground
             yield 1, foreground
@@ -228,9 +231,8 @@ def inside(place: Place, seen: Place) -> Place:
     return rows, cols
 
 
-def _run(network: RefinesMasks, image: npt.NDArray[np.uint8] | Tensor, masks: Tensor) -> Tensor:
-    """Refine the masks (n, h, w) of an image, n >= 2: probabilities (n, h, w) that sum to 1."""
-    images = image if isinstance(image, Tensor) else _to_tensor(image)
+def _run(network: RefinesMasks, images: Tensor, masks: Tensor) -> Tensor:
+    """Refine the masks (n, h, w) of images (1, 3, h, w), n >= 2: probabilities that sum to 1."""
     h, w = masks.shape[1:]
     d = network.divisor
     padding = (0, -w % d, 0, -h % d)
@@ -271,5 +273,5 @@ def _box_of(mask: Tensor, divisor: int) -> Box | None:
 
 
 def _to_tensor(image: npt.NDArray[np.uint8]) -> Tensor:
-    """Turn an image (H, W, 3) into (1, 3, H, W) in [0, 1]."""
+    """Turn an image (H, W, C) into (1, C, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255

@@ -53,9 +53,11 @@ def upsample(images: Tensor, features: Tensor, size: Sequence[int] | None = None
 @lru_cache(maxsize=2)
 def bundled_upsampler(device: torch.device) -> FeatureUpsampler:
     """Return the network that comes with the package, ready to use."""
-    network = FeatureUpsampler()
-    fill(network, read_weights(WEIGHTS), str(WEIGHTS))
-    return network.requires_grad_(False).eval().to(device)
+    # Made outside of inference mode, whoever calls first: later calls may need gradients.
+    with torch.inference_mode(False):
+        network = FeatureUpsampler()
+        fill(network, read_weights(WEIGHTS), str(WEIGHTS))
+        return network.requires_grad_(False).eval().to(device)
 
 
 def _check(images: Tensor, features: Tensor, size: tuple[int, ...]) -> None:

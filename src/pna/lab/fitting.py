@@ -4,9 +4,11 @@
 data and other losses, but the same optimizer, schedule, average of weights, log and checkpoints.
 """
 
+import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pna.errors import PnaError
+from pna.files import write_text_atomically
 from pna.train.log import Meter, RunLog
 from pna.train.optimizer import (
     average_weights,
@@ -26,6 +29,8 @@ from pna.train.state import read_checkpoint, save_checkpoint
 
 LAST = "last.pt"
 """File of the checkpoint in a run's folder."""
+SETTINGS = "settings.json"
+"""File of what a run is."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def fit(
     settings: FitSettings,
     *,
     encoder: Container[str] = (),
+    about: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> nn.Module:
     """Train a network, or continue a run that was interrupted.
@@ -71,13 +77,15 @@ def fit(
         run: Folder of log and checkpoint; a checkpoint in it is continued.
         settings: Rates and length.
         encoder: Names of the encoder's parameters.
+        about: What else makes the run, such as the seed of its data, for JSON. It is kept beside
+            the checkpoint with the number of steps, and a run of other values is not continued.
         console: Where to show progress.
 
     Returns:
         The average of the weights over the last steps, in evaluation mode.
 
     Raises:
-        PnaError: A loss is not finite, or the checkpoint has other settings.
+        PnaError: A loss is not finite, or the folder holds a run of other settings.
 
     Example:
         >>> import tempfile
@@ -100,13 +108,9 @@ def fit(
     average = average_weights(network, settings.ema)
     start = 0
     run.mkdir(parents=True, exist_ok=True)
+    _claim(run / SETTINGS, {**(about or {}), "steps": settings.steps})
     if (run / LAST).is_file():
         state = read_checkpoint(run / LAST)
-        if state["steps"] != settings.steps:
-            raise PnaError(
-                f"{run / LAST}: expected a run of {settings.steps} steps, got one of "
-                f"{state['steps']}: choose that length, or another folder"
-            )
         start = state["step"]
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -140,7 +144,6 @@ def fit(
                 save_checkpoint(
                     {
                         "step": done,
-                        "steps": settings.steps,
                         "network": network.state_dict(),
                         "average": average.state_dict(),
                         "optimizer": optimizer.state_dict(),
@@ -151,3 +154,21 @@ def fit(
     for mean, value in zip(average.module.buffers(), network.buffers(), strict=True):
         mean.copy_(value)
     return average.module.eval()
+
+
+def _claim(file: Path, values: Mapping[str, Any]) -> None:
+    """Write what a run is, or refuse the folder of another."""
+    text = json.dumps(values, indent=1) + "\n"
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        wanted = json.loads(text)
+        if known != wanted:
+            names = [n for n in {**known, **wanted} if known.get(n) != wanted.get(n)]
+            raise PnaError(
+                f"{file}: expected a run of "
+                + ", ".join(f"{n} {wanted.get(n)}" for n in names)
+                + ", got one of "
+                + ", ".join(f"{n} {known.get(n)}" for n in names)
+                + ": choose another folder"
+            )
+    write_text_atomically(file, text)

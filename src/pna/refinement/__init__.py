@@ -1,1 +1,1 @@
-"""Refinement of predictions that need no training: arrays in, arrays out."""
+"""Refinement of probabilities, masks and features: filters, and networks of any classes."""

@@ -1,5 +1,6 @@
 """Masks of any kind as probabilities of classes, and what a refinement may change of them."""
 
+import operator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
@@ -46,6 +47,14 @@ class RefineConfig:
     margin: int = 64
 
     def __post_init__(self) -> None:
+        for name in ("radius", "core", "margin"):
+            value = getattr(self, name)
+            if value is None and name == "radius":
+                continue
+            try:
+                object.__setattr__(self, name, operator.index(value))
+            except TypeError:
+                raise PnaError(f"expected whole pixels, got {name}={value!r}") from None
         if not 0 <= self.strength <= 1:
             raise PnaError(f"expected a strength in [0, 1], got {self.strength}")
         if self.radius is not None and self.radius < 0:
@@ -76,12 +85,12 @@ def check_mask(image: npt.NDArray[np.uint8], mask: MaskArray) -> Kind:
         )
     if mask.ndim not in (2, 3) or mask.shape[-2:] != image.shape[:2]:
         H, W = image.shape[:2]
-        turned = mask.ndim == 2 and mask.shape == (W, H) and W != H
-        remedy = (
-            "the mask lies on its side: turn one of the two (np.rot90); a photo may say so in EXIF"
-            if turned
-            else "resize the mask to the image, labels by nearest, probabilities bilinearly"
-        )
+        if mask.shape == (W, H):
+            remedy = "the mask lies on its side: turn one of the two (np.rot90), as EXIF may do"
+        elif mask.ndim == 3 and mask.shape[:2] == (H, W):
+            remedy = "the classes come first: mask.transpose(2, 0, 1)"
+        else:
+            remedy = "resize the mask to the image, labels by nearest, probabilities bilinearly"
         raise PnaError(
             f"expected a mask ({H}, {W}) or probabilities (K, {H}, {W}), as the image has, got "
             f"{mask.shape}: {remedy}"
@@ -95,14 +104,15 @@ def check_mask(image: npt.NDArray[np.uint8], mask: MaskArray) -> Kind:
         return "labels"
     if not np.issubdtype(mask.dtype, np.floating):
         raise PnaError(
-            f"expected labels as bool or integers, or probabilities as floats, got {mask.dtype}"
+            "expected labels (H, W) as bool or integers, or probabilities (K, H, W) as floats, got "
+            f"{mask.shape} {mask.dtype}: pass one label map, or one mask after the other"
+        )
+    if mask.ndim == 3 and len(mask) < 2:
+        raise PnaError(
+            f"expected probabilities of 2 classes or more, got {len(mask)}: pass one as (H, W)"
         )
     check_floats(mask, "the mask")
-    if mask.ndim == 2:
-        return "soft"
-    if len(mask) < 2:
-        raise PnaError("expected probabilities of 2 classes or more, got 1: pass mask[0]")
-    return "probabilities"
+    return "soft" if mask.ndim == 2 else "probabilities"
 
 
 class Part(NamedTuple):
@@ -154,7 +164,8 @@ class Decision(NamedTuple):
         best: (h, w) index of the class with the highest probability, where it is taken; of the
             class that was given elsewhere.
         is_changed: (h, w).
-        is_kept: (h, w), where another class was more probable, but not taken.
+        is_kept: (h, w), where the given values stay: beyond the limits, or where another class
+            leads by too little.
         probabilities: (n, h, w) of the classes, refined.
         wrong: (h, w), the probability that the given class is wrong.
     """
@@ -193,20 +204,22 @@ def decide(part: Part, probabilities: Tensor, config: RefineConfig) -> Decision:
     given = part.masks.argmax(0)  # (h, w)
     surest, best = probabilities.max(0)
     old = probabilities.gather(0, given[None])[0]
-    may_change = surest - old > 1 - config.strength
+    is_ignored = torch.from_numpy(part.ignored)
+    # Here values may change, those of soft masks also where the most probable class stays.
+    is_open = ~is_ignored & (config.strength > 0)
     if config.radius is not None:
-        may_change &= near_edge(given, config.radius)
+        # Ignored pixels are a side of their own: which class argmax gives them says nothing.
+        is_open &= near_edge(given.masked_fill(is_ignored, -1), config.radius)
     if config.classes is not None:
         chosen = torch.tensor([label in config.classes for label in part.classes])
-        may_change &= chosen[given] | chosen[best]
-    is_ignored = torch.from_numpy(part.ignored)
+        is_open &= chosen[given] | chosen[best]
     is_other = best != given
-    is_changed = is_other & may_change & ~is_ignored
+    is_changed = is_other & is_open & (surest - old > 1 - config.strength)
     return Decision(
         part.classes,
         torch.where(is_changed, best, given).numpy(),
         is_changed.numpy(),
-        (is_ignored | (is_other & ~may_change)).numpy(),
+        (~is_open | (is_other & ~is_changed)).numpy(),
         probabilities.numpy(),
         (1 - old).masked_fill(is_ignored, 0).numpy(),
     )

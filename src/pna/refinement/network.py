@@ -14,9 +14,8 @@ The stages are those of `pna.model.pna` ("mixer", gathered logits), with one dif
 also sees the given mask at its own stride, and mixes it with what it gathered by a weight that it
 predicts, so detail of a mask that is right passes unchanged.
 
-To refine, the network looks twice, at the image and at the image of half its size, and takes the
-mean of the two probabilities. Where it errs on images unlike those of its training, its two looks
-rarely agree, so it is less sure there.
+To refine, the network runs at full and at half size; the result is the mean of the two
+probabilities. On images unlike those of its training the two agree less, so it is less sure there.
 """
 
 from collections.abc import Sequence
@@ -45,8 +44,8 @@ _DEPTHS = (1, 1, 1, 1, 2, 2)
 _WINDOW = 5
 """Side of the neighborhoods, in cells of the coarser stage."""
 
-_LOOKS = (1, 2)
-"""Reductions of the image that are looked at; each divides the next, so the last is a multiple."""
+_REDUCTIONS = (1, 2)
+"""Of the image's sides, for each run; each divides the last."""
 
 Box = tuple[slice, slice]
 """Rows and columns, in cells of many pixels: of `divisor` for whoever refines."""
@@ -195,7 +194,7 @@ class MaskRefiner(nn.Module):
     @property
     def divisor(self) -> int:
         """Sides of images must be multiples of this: pixels per coarsest cell at half size."""
-        return self.encoder.divisor * _LOOKS[-1]
+        return self.encoder.divisor * _REDUCTIONS[-1]
 
     @property
     def device(self) -> torch.device:
@@ -216,9 +215,11 @@ class MaskRefiner(nn.Module):
             boxes: Where each mask is corrected, in cells of `divisor`; everywhere by default.
                 Elsewhere it stays.
         """
-        return mean_probability(self.look(images, masks, boxes), self.temperature)
+        return mean_probability(self.logits_at_sizes(images, masks, boxes), self.temperature)
 
-    def look(self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+    def logits_at_sizes(
+        self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None
+    ) -> Tensor:
         """Refine masks at full and at half size: logits (2, B, K, H, W), not calibrated.
 
         Args:
@@ -227,16 +228,16 @@ class MaskRefiner(nn.Module):
             boxes: Likewise.
         """
         H, W = images.shape[-2:]
-        looks = []
-        for reduction in _LOOKS:
+        logits = []
+        for reduction in _REDUCTIONS:
             size = (H // reduction, W // reduction)
-            cells = _LOOKS[-1] // reduction  # of this look in a cell of `divisor`
+            cells = _REDUCTIONS[-1] // reduction  # of this run in a cell of `divisor`
             own = (
                 None if boxes is None else [(_finer(y, cells), _finer(x, cells)) for y, x in boxes]
             )
             results = self(average(images, size), average(masks, size), own)
-            looks.append(resize(results[-1].logits, (H, W)))
-        return torch.stack(looks)
+            logits.append(resize(results[-1].logits, (H, W)))
+        return torch.stack(logits)
 
     def forward(
         self, images: Tensor, masks: Tensor, boxes: Sequence[Box] | None = None
@@ -285,14 +286,14 @@ class MaskRefiner(nn.Module):
         return results
 
 
-def mean_probability(looks: Tensor, temperature: Tensor | float) -> Tensor:
-    """Turn the logits (n, ...) of n looks into one probability.
+def mean_probability(logits: Tensor, temperature: Tensor | float) -> Tensor:
+    """Turn the logits (n, ...) of n runs into one probability (...).
 
     Example:
         >>> mean_probability(torch.tensor([[3.0, 3.0], [3.0, -3.0]]), 1.0)
         tensor([0.9526, 0.5000])
     """
-    return (looks / temperature).sigmoid().mean(0)
+    return (logits / temperature).sigmoid().mean(0)
 
 
 def to_logits(probabilities: Tensor) -> Tensor:

@@ -439,6 +439,21 @@ class TestArrays:
         np.testing.assert_allclose(mask.array, SOFT / 255, atol=1e-6)
         assert self.round_trip(tmp_path / "a.npy", mask).max() == 65535
 
+    def test_bool_is_binary(self, tmp_path):
+        np.save(tmp_path / "a.npy", DISK)
+        assert read_mask(tmp_path / "a.npy", kind="binary").kind == "binary"
+        for kind in ("soft", "labels"):
+            with pytest.raises(
+                DataError, match=f"holds bool: expected numbers for the kind {kind}"
+            ):
+                read_mask(tmp_path / "a.npy", kind=kind)
+
+    def test_arrays_that_inflate_beyond_memory(self, tmp_path, monkeypatch):
+        np.savez_compressed(tmp_path / "a.npz", mask=np.zeros((1000, 1000), np.uint8))
+        monkeypatch.setattr("pna.data.masks.npy._MOST_BYTES", 500_000)
+        with pytest.raises(DataError, match=r"a\.npz holds 1000\d+ bytes, of at most 500000"):
+            read_mask(tmp_path / "a.npz")
+
     @pytest.mark.parametrize(
         ("array", "message"),
         [

@@ -10,9 +10,11 @@ from pna.lab.masks.calibration import calibrate, calibration_error
 from pna.lab.masks.decoder import create_mask_decoder
 from pna.lab.masks.examples import draw_example, draw_shapes, join, paste_copies
 from pna.lab.masks.scenes import (
+    Scene,
     cut,
     cut_part,
     cut_scene,
+    find_colored,
     find_crisp,
     read_scene,
     split,
@@ -26,6 +28,7 @@ from pna.lab.masks.training import (
     near_edges,
     refinement_losses,
 )
+from pna.labels import LabelSpace, generic
 from pna.refinement.network import StageResult, create_mask_refiner
 
 
@@ -65,6 +68,36 @@ def test_scenes_are_found_and_split(crisp):
     assert read_scene(scenes[-1])[1].max() == 2
     with pytest.raises(PnaError, match=r"expected images named cat_\.\.\., got none"):
         find_crisp(crisp, ["cat"])
+
+
+def test_an_image_without_a_mask_is_refused(tmp_path):
+    for name in ("images", "masks", "objects"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (5, 4)).save(tmp_path / name / "disk_0.png")
+    Image.new("RGB", (5, 4)).save(tmp_path / "images" / "disk_1.png")
+    with pytest.raises(PnaError, match=r"disk_1\.png: expected a mask of that name"):
+        find_crisp(tmp_path, ["disk"])
+    with pytest.raises(PnaError, match=r"disk_1\.png: expected a mask of that name"):
+        find_colored(tmp_path, "disk", generic(2))
+
+
+def test_ignored_pixels_of_colored_maps_are_no_object(tmp_path):
+    labels = LabelSpace("two", ("ground", "crack"), ((0, 0, 0), (200, 10, 10)))
+    colors = np.zeros((20, 30, 3), np.uint8)
+    colors[:10], colors[10:12] = (200, 10, 10), (224, 224, 192)
+    Image.fromarray(colors).save(tmp_path / "m.png")
+    Image.new("RGB", (30, 20)).save(tmp_path / "i.png")
+    _, objects = read_scene(Scene(tmp_path / "i.png", tmp_path / "m.png", "crack", labels))
+    assert np.unique(objects[:10]).tolist() == [1]
+    assert not objects[10:].any()
+
+
+def test_scenes_without_an_object_end(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "i.png")
+    Image.new("L", (40, 40)).save(tmp_path / "m.png")
+    scene = Scene(tmp_path / "i.png", tmp_path / "m.png", "empty")
+    with pytest.raises(PnaError, match="expected scenes with objects of 64 pixels or more"):
+        cut_scene([scene], (32, 32), np.random.default_rng(0))
 
 
 def test_a_map_of_another_size_is_refused(crisp, tmp_path):
@@ -254,7 +287,7 @@ def test_real_masks_of_all_kinds_are_read(tmp_path):
 class TooSure(torch.nn.Module):
     """Logits are three times as large as they should be."""
 
-    def look(self, images, masks):
+    def logits_at_sizes(self, images, masks):
         return 3 * images[None, :, :1]
 
 

@@ -18,6 +18,8 @@ from pna.data.reading import checked_labels
 from pna.labels import LabelSpace, voc_color
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+_MOST_BYTES = 2**31
+"""Of the arrays in an `.npz`: a small file may hold any number of zeros."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +73,19 @@ def read_array_mask(path: Path, kind: ReadAs | None, colors: LabelSpace | None) 
             f"{source} has shape {array.shape} of {array.dtype}: expected (H, W), or (K, H, W) "
             "floats, the probabilities of K classes"
         )
-    is_integer = np.issubdtype(array.dtype, np.integer)
-    if kind in ("colors", "alpha") or (kind is not None and not is_integer and kind != "soft"):
-        expected = "an image" if kind in ("colors", "alpha") else "integers"
+    is_bool, is_integer = array.dtype == np.bool_, np.issubdtype(array.dtype, np.integer)
+    if is_bool:
+        fits = kind in (None, "binary")
+    else:
+        fits = kind in (None, "soft") or (is_integer and kind in ("binary", "labels"))
+    if not fits:
+        expected = (
+            "an image" if kind in ("colors", "alpha") else "numbers" if is_bool else "integers"
+        )
         raise DataError(
             f"{source} holds {array.dtype}: expected {expected} for the kind {kind}; leave it out"
         )
-    if array.dtype == np.bool_:
+    if is_bool:
         return MaskFile(path, array, "binary", form)
     if not is_integer:
         check_floats(array, source)
@@ -103,6 +111,12 @@ def _load(path: Path) -> tuple[npt.NDArray[Any], ArrayForm]:
         if isinstance(loaded, np.ndarray):
             return _native(loaded), ArrayForm(".npy", loaded.dtype)
         with loaded:
+            inflated = sum(entry.file_size for entry in loaded.zip.infolist())
+            if inflated > _MOST_BYTES:
+                raise DataError(
+                    f"mask {path} holds {inflated} bytes, of at most {_MOST_BYTES}: save the mask "
+                    "alone"
+                )
             arrays = {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise DataError(

@@ -14,6 +14,7 @@ import torch
 from pna.data.images import UInt8Array
 from pna.data.mask_raster import MaskRaster
 from pna.data.raster import Raster, Scale
+from pna.errors import PnaError
 from pna.inference.masks import inside, plan_parts, refine_part
 from pna.inference.progress import Pace, Progress
 from pna.inference.raster.blocks import Block
@@ -79,6 +80,9 @@ def refine_raster(
             of another run.
     """
     image, mask, out = Path(image), Path(mask), Path(out)
+    target = out / f"{mask.stem}.tif"
+    if target.resolve() in (image.resolve(), mask.resolve()):
+        raise PnaError(f"{target} is an input: choose another folder for the refined mask")
     with ExitStack() as stack:
         stack.enter_context(small_cache())
         source = stack.enter_context(Raster(image, bands=bands, scale=scale))
@@ -115,12 +119,12 @@ def refine_raster(
             changed += int((labels != given.read((block.rows, block.cols))).sum())
             return labels
 
-        file = folder / f"{mask.stem}.tif"
+        file = folder / target.name
         write_mask(file, given, blocks, read)
-        file.replace(out / file.name)
+        file.replace(target)
         shutil.rmtree(folder)
     return RefinedRaster(
-        out / file.name,
+        target,
         size,
         changed / (size[0] * size[1]),
         len(blocks),

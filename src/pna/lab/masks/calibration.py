@@ -1,6 +1,6 @@
 """Calibration of a mask refiner: a probability of 0.8 is to be right in 80 of 100 pixels.
 
-One temperature divides the logits of all looks (Guo et al., "On calibration of modern neural
+One temperature divides the logits of both sizes (Guo et al., "On calibration of modern neural
 networks", ICML 2017). It is fitted on scenes that were not trained on, where the given mask is
 wrong or its edge is near: elsewhere every network is sure and right.
 """
@@ -28,9 +28,9 @@ def calibrate(network: MaskRefiner, batches: Sequence[Batch]) -> float:
     Raises:
         PnaError: No pixel of the batches is near an edge.
     """
-    looks, truth = edge_looks(network, batches)
+    logits, truth = edge_logits(network, batches)
     losses = torch.stack(
-        [F.binary_cross_entropy(mean_probability(looks, t), truth) for t in _CANDIDATES]
+        [F.binary_cross_entropy(mean_probability(logits, t), truth) for t in _CANDIDATES]
     )
     return float(_CANDIDATES[losses.argmin()])
 
@@ -43,8 +43,8 @@ def calibration_error(
     It is the difference between the mean probability and the share of right pixels, over bins of
     the probability of the more probable side, weighted by their pixels.
     """
-    looks, truth = edge_looks(network, batches)
-    probability = mean_probability(looks, temperature)
+    logits, truth = edge_logits(network, batches)
+    probability = mean_probability(logits, temperature)
     surest = torch.maximum(probability, 1 - probability)
     is_right = ((probability > 0.5) == (truth > 0.5)).float()
     index = ((surest - 0.5) * 2 * bins).long().clamp(max=bins - 1)
@@ -53,15 +53,15 @@ def calibration_error(
     return float(differences.sum() / len(truth))
 
 
-def edge_looks(network: MaskRefiner, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Return the looks (2, N) and the truth (N,) of pixels near an edge of either mask."""
-    looks, truths = [], []
+def edge_logits(network: MaskRefiner, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Return logits at both sizes (2, N), and the truth (N,), of pixels near an edge."""
+    logits, truths = [], []
     with torch.inference_mode():
         for batch in batches:
             is_wrong = (batch.given > 0.5) != (batch.truth > 0.5)
             chosen = near_edges(batch.truth) | near_edges(batch.given) | is_wrong
-            looks.append(network.look(batch.images, batch.given)[:, chosen])
+            logits.append(network.logits_at_sizes(batch.images, batch.given)[:, chosen])
             truths.append(batch.truth[chosen])
     if not sum(map(len, truths)):
         raise PnaError("expected masks with edges to calibrate on, got none")
-    return torch.cat(looks, 1), torch.cat(truths)
+    return torch.cat(logits, 1), torch.cat(truths)

@@ -4,7 +4,7 @@ A scene is an image and a map of its objects; a sample is a part of it at some s
 accurate mask of one object or of several.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 from pna.data.pairs import files_by_stem
 from pna.data.reading import read_color_mask, read_image, read_index_mask
 from pna.errors import PnaError
-from pna.labels import LabelSpace
+from pna.labels import IGNORE_INDEX, LabelSpace
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -32,6 +32,7 @@ _ERRORS = 0.3
 """Share of the examples with a network's mask, of scenes that have some."""
 _AROUND = 0.2
 """Share of a mask's sides, around it, in which a network's foreground may be part of it."""
+_MOST_DRAWS = 1000
 _LEAST_IOU = 0.5
 """A mask that agrees less is not this object's: nobody could refine it into that."""
 
@@ -83,13 +84,14 @@ def find_crisp(root: Path, kinds: Sequence[str], *, without: Sequence[str] = ())
     images = files_by_stem(root / "images", needed_for="the images")
     masks = files_by_stem(root / "masks", needed_for="their masks")
     objects = files_by_stem(root / "objects", needed_for="the maps of their objects")
+    maps = {**masks, **objects}
     scenes = []
     for kind in kinds:
         stems = [stem for stem in sorted(images) if stem.partition("_")[0] == kind]
         if not stems:
             raise PnaError(f"{root / 'images'}: expected images named {kind}_..., got none")
         scenes += [
-            Scene(images[stem], objects.get(stem, masks[stem]), kind)
+            Scene(images[stem], _partner(images[stem], maps), kind)
             for stem in stems
             if stem not in without
         ]
@@ -100,7 +102,20 @@ def find_colored(root: Path, kind: str, labels: LabelSpace) -> list[Scene]:
     """Find scenes in a folder of `images` and `masks` in colors."""
     images = files_by_stem(root / "images", needed_for="the images")
     masks = files_by_stem(root / "masks", needed_for="their masks")
-    return [Scene(images[stem], masks[stem], kind, labels) for stem in sorted(images)]
+    return [
+        Scene(image, _partner(image, masks), kind, labels) for _, image in sorted(images.items())
+    ]
+
+
+def _partner(image: Path, files: Mapping[str, Path]) -> Path:
+    """Return the file of an image's name.
+
+    Raises:
+        PnaError: There is none.
+    """
+    if image.stem not in files:
+        raise PnaError(f"{image}: expected a mask of that name beside the images, got none")
+    return files[image.stem]
 
 
 def split(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Scene]]:
@@ -122,7 +137,9 @@ def read_scene(scene: Scene) -> tuple[UInt8Array, npt.NDArray[np.integer]]:
     """
     image = read_image(scene.image)
     if scene.labels is not None:
-        objects: npt.NDArray[np.integer] = read_color_mask(scene.objects, scene.labels)
+        classes = read_color_mask(scene.objects, scene.labels)
+        # Ignored pixels are no object.
+        objects: npt.NDArray[np.integer] = np.where(classes == IGNORE_INDEX, 0, classes)
     else:
         objects = read_index_mask(scene.objects)
     if objects.shape != image.shape[:2]:
@@ -188,11 +205,14 @@ def cut_scene(scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Gen
         scenes: To choose from, each kind alike often.
         size: (H, W) of the result.
         rng: The source of all randomness.
+
+    Raises:
+        PnaError: The scenes hold no object that is large enough.
     """
     kinds = sorted({scene.kind for scene in scenes})
-    while True:
-        # The square root of their number: between all images and all kinds alike.
-        weights = np.sqrt([sum(scene.kind == kind for scene in scenes) for kind in kinds])
+    # The square root of their number: between all images and all kinds alike.
+    weights = np.sqrt([sum(scene.kind == kind for scene in scenes) for kind in kinds])
+    for _ in range(_MOST_DRAWS):
         kind = rng.choice(kinds, p=weights / weights.sum())
         candidates = [scene for scene in scenes if scene.kind == kind]
         scene = candidates[int(rng.integers(len(candidates)))]
@@ -200,13 +220,15 @@ def cut_scene(scenes: Sequence[Scene], size: tuple[int, int], rng: np.random.Gen
         mask = choose_mask(objects, rng)
         if mask is None:
             continue
-        if scene.errors and rng.random() < _ERRORS:
-            given = choose_error(scene, objects, mask, rng)
-            if given is not None:
-                return cut(image, mask, size, rng, given=given)
-        example = cut(image, mask, size, rng)
+        has_error = bool(scene.errors) and rng.random() < _ERRORS
+        given = choose_error(scene, objects, mask, rng) if has_error else None
+        example = cut(image, mask, size, rng, given=given)
         if example.mask.any():
             return example
+    raise PnaError(
+        f"expected scenes with objects of {LEAST_PIXELS} pixels or more, got none in "
+        f"{_MOST_DRAWS} draws"
+    )
 
 
 def cut(

@@ -5,7 +5,7 @@ Where masks that networks predicted are at hand (`pna.lab.masks.network_errors`)
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pna.lab.masks.examples import draw_example
 from pna.lab.masks.fields import FloatArray
 from pna.lab.masks.scenes import BoolArray, Scene
 from pna.model.resize import average
-from pna.refinement.network import StageResult
+from pna.refinement.network import MaskRefiner, StageResult
 
 _EDGE = 4
 """Pixels around an edge, of the truth or of the given mask, that count more."""
@@ -43,13 +43,6 @@ class Batch(NamedTuple):
     given: Tensor
     truth: Tensor
     accurate: Tensor
-
-
-class RefinesByStages(Protocol):
-    """A network that refines masks stage by stage."""
-
-    def __call__(self, images: Tensor, masks: Tensor) -> list[StageResult]:
-        """Refine masks (B, K, H, W); the last result has the size of the images."""
 
 
 def draw_batch(
@@ -103,7 +96,7 @@ def disturb(mask: BoolArray, rng: np.random.Generator) -> FloatArray:
     return nearly_right(mask, rng) if kind < 2 / 3 else coarsen(mask, rng)
 
 
-def refinement_losses(network: RefinesByStages, batch: Batch) -> dict[str, Tensor]:
+def refinement_losses(network: MaskRefiner, batch: Batch) -> dict[str, Tensor]:
     """Compute the losses of a refiner.
 
     Returns:
