@@ -47,10 +47,10 @@ from pna.lab.masks.cascadepsp_loss import cascadepsp_loss
 from pna.lab.masks.cascadepsp_steps import refine_with
 from pna.lab.masks.coarsen import coarsen
 from pna.lab.masks.decoder import create_mask_decoder
+from pna.lab.masks.fields import FloatArray
 from pna.lab.masks.network_errors import VARIANTS, with_errors, write_errors
 from pna.lab.masks.scenes import Scene, cut_scene, find_colored, find_crisp, split
 from pna.lab.masks.scoring import (
-    FloatArray,
     Pair,
     RefineForeground,
     SetScores,

@@ -13,7 +13,6 @@ from pna.app.views import (
     VIEWS,
     compare,
     draw,
-    draw_errors,
     legend,
     report,
     save,
@@ -21,7 +20,7 @@ from pna.app.views import (
     shown,
     times,
 )
-from pna.draw import mask_figure
+from pna.draw import errors_figure, mask_figure
 from pna.labels import IGNORE_INDEX
 from tiny_segmenter import TinySegmenter
 
@@ -234,7 +233,7 @@ class TestRefine:
         pictures = [
             mask_figure(result.image, result.given.array),
             mask_figure(result.image, result.mask),
-            draw_errors(result),
+            errors_figure(result.wrong),
         ]
         assert {picture.size for picture in pictures} == {(60, 40)}
         wrong = np.asarray(pictures[2])[20, :, 0]

@@ -97,7 +97,7 @@ def test_wrong_options(run, tmp_path, capsys, words, message):
 def test_pictures_of_stages_are_not_for_rasters(run, tmp_path, capsys, words):
     path = write_raster(tmp_path / "scene.tif", shades(60, 70))
     assert run(path, *words) == 2
-    assert f"{words[0]} is for images that are run whole" in capsys.readouterr().err
+    assert f"{words[0]} is for images that are read whole" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from pna.app.desk import Desk, Refined
-from pna.app.views import draw_errors, report, save_mask, shown
+from pna.app.views import report, save_mask, shown
 from pna.app.widgets import (
     HOUR,
     IN_TURN,
@@ -16,7 +16,7 @@ from pna.app.widgets import (
     photo_box,
     show_errors,
 )
-from pna.draw import mask_figure
+from pna.draw import errors_figure, mask_figure
 from pna.refinement.masks import RefineConfig
 
 _VIEWS = {"before and after": False, "where the mask is probably wrong": True}
@@ -64,7 +64,9 @@ def refine_tab(gr: Any, desk: Desk, folder: Path) -> None:
         if found is None:
             return None
         if _VIEWS[view]:
-            return shown(Image.fromarray(found.image)), shown(draw_errors(found))
+            return shown(Image.fromarray(found.image)), shown(
+                errors_figure(found.wrong).convert("RGB")
+            )
         masks = found.given.array, found.mask
         return tuple(shown(mask_figure(found.image, mask)) for mask in masks)
 

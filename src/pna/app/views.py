@@ -128,11 +128,6 @@ def save(result: Result, stage: int, folder: Path) -> dict[str, Path]:
     return files
 
 
-def draw_errors(result: Refined) -> Image.Image:
-    """Draw where the given mask is probably wrong: black 0, white 1."""
-    return Image.fromarray((255 * result.wrong).round().astype(np.uint8)).convert("RGB")
-
-
 def report(result: Refined) -> str:
     """Return size, kind, changed pixels and time, and what was guessed, in Markdown."""
     H, W = result.image.shape[:2]

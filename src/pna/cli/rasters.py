@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,15 +165,15 @@ def parse_scale(text: str) -> tuple[float, float]:
     return low, high
 
 
-def refuse_with_rasters(args: argparse.Namespace) -> None:
+def refuse_with_rasters(args: argparse.Namespace, names: Iterable[str]) -> None:
     """Refuse options that make no sense for rasters.
 
     Raises:
         PnaError: One of them is given.
     """
-    for name in ("stages", "similar"):
+    for name in names:
         if getattr(args, name):
             raise PnaError(
-                f"--{name} is for images that are run whole, not for rasters: cut the place of "
+                f"--{name} is for images that are read whole, not for rasters: cut the place of "
                 "interest out, for example by gdal_translate -srcwin"
             )

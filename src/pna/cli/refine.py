@@ -12,7 +12,12 @@ from pna.cli.batch import check_names, report_left_out, run_each
 from pna.cli.options import add_device_argument
 from pna.cli.pairing import find_pairs
 from pna.cli.progress import ProgressLine
-from pna.cli.rasters import add_band_arguments, is_raster, raster_options
+from pna.cli.rasters import (
+    add_band_arguments,
+    is_raster,
+    raster_options,
+    refuse_with_rasters,
+)
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
@@ -142,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     images = {pair.image for pair in found.pairs}
     rasters = images if raster_options(args) else {path for path in images if is_raster(path)}
     if rasters:
-        _refuse_with_rasters(args)
+        refuse_with_rasters(args, ("kind", "colors", "resize", "compare", "errors"))
     network = open_mask_refiner(args.model, device=find_device(args.device))
     job = _Job(args, config, colors, rasters, network)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -152,15 +157,6 @@ def run(args: argparse.Namespace) -> int:
     if job.shares:
         print(job.summary())
     return status
-
-
-def _refuse_with_rasters(args: argparse.Namespace) -> None:
-    for name in ("kind", "colors", "resize", "compare", "errors"):
-        if getattr(args, name):
-            raise PnaError(
-                f"--{name} is for images that are read whole, not for rasters: cut the place of "
-                "interest out of image and mask, for example by gdal_translate -srcwin"
-            )
 
 
 def _check_out(pairs: "list[Pair]", args: argparse.Namespace) -> None:
@@ -264,11 +260,9 @@ class _Job:
 
     def _write(self, mask: "MaskFile", image: "npt.NDArray[np.uint8]", done: "RefinedMask") -> None:
         """Write a refined mask, and the pictures that were asked for."""
-        import numpy as np
-        from PIL import Image
 
         from pna.data.masks.files import write_mask
-        from pna.draw import change_figure, write_image
+        from pna.draw import change_figure, errors_figure, write_image
 
         out, stem = self.args.out, mask.path.stem
         write_mask(mask, done.mask, out / (stem + mask.form.suffix), image=image)
@@ -276,8 +270,7 @@ class _Job:
             figure = change_figure(image, mask.array, done.mask, names=_names(mask))
             write_image(figure, out / f"{stem}_compare.png")
         if self.args.errors:
-            levels = Image.fromarray((255 * done.wrong).round().astype(np.uint8))
-            write_image(levels, out / f"{stem}_errors.png")
+            write_image(errors_figure(done.wrong), out / f"{stem}_errors.png")
 
     def _tell(self, mask: "MaskFile") -> None:
         """Say how a mask was read, once for each kind, and once that a format changes."""

@@ -104,7 +104,7 @@ def _run_here(args: argparse.Namespace) -> int:
     check_video_options(args, videos)
     rasters = set(images) if options else {path for path in images if is_raster(path)}
     if rasters:
-        refuse_with_rasters(args)
+        refuse_with_rasters(args, ("stages", "similar"))
     predictor = Predictor(load_model(args), device=args.device, tiling=tiling)
     args.out.mkdir(parents=True, exist_ok=True)
 

@@ -6,12 +6,12 @@
 | `overlay` | a label map over its image; the legend |
 | `strip` | the stages of a prediction side by side |
 | `sheet` | many images with their labels |
-| `change` | a mask before and after refinement, and what changed |
+| `change` | a mask before and after refinement, what changed, where it is probably wrong |
 | `similarity` | the neighborhood of a pixel (the paper's Figure 1) |
 | `layout`, `text` | panels, titles, letters |
 """
 
-from pna.draw.change import change_figure, mask_figure
+from pna.draw.change import change_figure, errors_figure, mask_figure
 from pna.draw.overlay import legend, overlay
 from pna.draw.palette import save_labels, write_image
 from pna.draw.sheet import Entry, contact_sheet
@@ -22,6 +22,7 @@ __all__ = [
     "Entry",
     "change_figure",
     "contact_sheet",
+    "errors_figure",
     "legend",
     "mask_figure",
     "overlay",

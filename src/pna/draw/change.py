@@ -127,6 +127,11 @@ def change_figure(
     return stack([*drawn, ImageOps.expand(names_below, border=(_GAP, 0, _GAP, _GAP), fill=PAPER)])
 
 
+def errors_figure(wrong: FloatArray) -> Image.Image:
+    """Draw where a mask is probably wrong, in gray: probabilities (H, W), black is 0, white 1."""
+    return Image.fromarray((255 * wrong).round().astype(np.uint8))
+
+
 def mask_figure(image: UInt8Array, mask: MaskArray) -> Image.Image:
     """Draw a mask over its image, at the image's size: fills and outlines, as in `change_figure`.
 

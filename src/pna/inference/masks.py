@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from pna.data.masks.arrays import MaskArray
 from pna.labels import IGNORE_INDEX
 from pna.model.resize import average
+from pna.refinement.arrays import FloatArray
 from pna.refinement.masks import (
     LEAST_SHARE,
     Decision,
-    FloatArray,
     Kind,
     Part,
     Place,

@@ -1,4 +1,4 @@
-"""The arrays that the filters of this room take: an image, and probabilities of its size."""
+"""The arrays that this room takes: an image, and probabilities of its size."""
 
 from typing import Any
 
@@ -8,6 +8,16 @@ import numpy.typing as npt
 from pna.errors import PnaError
 
 FloatArray = npt.NDArray[np.float32]
+
+
+def check_image(image: npt.NDArray[np.uint8]) -> None:
+    """Check the shape and type of an image.
+
+    Raises:
+        PnaError: It is no array (H, W, 3) uint8, or an empty one.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
 
 
 def check_arrays(
@@ -31,8 +41,7 @@ def check_arrays(
         ((2, 4, 5), dtype('float32'))
     """
     image, given = np.asarray(image), np.asarray(probabilities)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    check_image(image)
     if given.ndim != 3 or given.shape[0] < 1 or given.shape[1:] != image.shape[:2]:
         raise PnaError(
             f"expected probabilities (K, {image.shape[0]}, {image.shape[1]}) at the size of the "

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from pna.data.masks.arrays import MaskArray, check_floats, check_labels, is_binary
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX
-
-FloatArray = npt.NDArray[np.float32]
+from pna.refinement.arrays import FloatArray, check_image
 
 Place = tuple[slice, slice]
 """Rows and columns of an image."""
@@ -76,8 +75,7 @@ def check_mask(image: npt.NDArray[np.uint8], mask: MaskArray) -> Kind:
     Raises:
         PnaError: It does not, or one of them is no such array.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    check_image(image)
     if not isinstance(mask, np.ndarray):  # of a tensor the rest would fail in words of its own
         raise PnaError(
             f"expected an array of numpy, got {type(mask).__name__}: a tensor becomes one by "

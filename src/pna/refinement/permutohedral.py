@@ -18,8 +18,7 @@ import torch
 from pna.errors import PnaError
 from pna.ops.threads import run_in_threads
 from pna.refinement import permutohedral_kernels as kernels
-
-FloatArray = npt.NDArray[np.float32]
+from pna.refinement.arrays import FloatArray
 
 _FARTHEST = 2**24
 """Standard deviations from the origin; float32 is exact to whole ones there, keys to far more."""

@@ -18,6 +18,7 @@ from pna.errors import PnaError
 from pna.lab.masks.cascadepsp import CascadePSP
 from pna.model.cascade.inputs import evaluation
 from pna.model.resize import average, resize
+from pna.refinement.arrays import check_image
 
 _MARGIN = 16  # pixels of a crop that are dropped where it does not end with the image
 _DULL = 0.1  # least share of either side of the mask at which a crop is refined
@@ -119,8 +120,7 @@ def crops(length: int, side: int) -> Iterator[tuple[slice, slice]]:
 def _check_pair(image: npt.NDArray[np.uint8], mask: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
     """Return the image (1, 3, H, W) in [0, 1] and the mask (1, 1, H, W)."""
     image, mask = np.asarray(image), np.asarray(mask)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnaError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    check_image(image)
     if mask.shape != image.shape[:2]:
         raise PnaError(f"expected a mask {image.shape[:2]} like the image, got {mask.shape}")
     is_probability = np.issubdtype(mask.dtype, np.floating) and mask.min() >= 0 and mask.max() <= 1

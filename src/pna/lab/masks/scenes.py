@@ -17,11 +17,11 @@ from PIL import Image
 from pna.data.pairs import files_by_stem
 from pna.data.reading import read_color_mask, read_image, read_index_mask
 from pna.errors import PnaError
+from pna.lab.masks.fields import FloatArray
 from pna.labels import IGNORE_INDEX, LabelSpace
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 
 LEAST_PIXELS = 64
 """An object with fewer is no example of an outline."""

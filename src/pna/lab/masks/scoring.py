@@ -8,17 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from pna.data.pairs import files_by_stem
 from pna.data.reading import read_image
 from pna.errors import PnaError
+from pna.lab.masks.fields import FloatArray
 from pna.labels import IGNORE_INDEX
 from pna.metrics.boundary_iou import boundary_counts
 from pna.metrics.confusion import confusion_matrix
 from pna.metrics.mba import boundary_accuracy
 
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 RefineForeground = Callable[[npt.NDArray[np.uint8], FloatArray], FloatArray]
 """Image (H, W, 3) and probability of the foreground (H, W) in, the refined one out."""
 
@@ -147,8 +148,6 @@ def read_pairs(root: Path, method: str) -> Iterator[Pair]:
 
 def _values(file: Path) -> tuple[npt.NDArray[np.uint8], bool]:
     """Read a mask (H, W), and whether it holds numbers of classes, of which 255 is void."""
-    from PIL import Image
-
     with Image.open(file) as opened:
         values = np.asarray(opened).astype(np.uint8)
     if values.ndim == 3:  # a color, perhaps with soft edges: its brightest channel tells it
