@@ -3,7 +3,7 @@
     python benchmarks/masks.py errors FOLDER --data PATH
     python benchmarks/masks.py train RUN --data PATH [--network refiner] [--steps N] [--seed S]
         [--errors FOLDER] [--conventions 0]
-    python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX]
+    python benchmarks/masks.py score RUN ... --data PATH [--strength S] [--radius PX] [--held-out]
     python benchmarks/masks.py bundle RUN
 
 In place of a RUN, `score` takes `guided-filter` and `dense-crf` too, and `bundled`.
@@ -230,14 +230,14 @@ FILTERS: Mapping[str, RefineForeground] = {
 }
 
 
-def score(refine: RefineForeground, data: Path) -> dict[str, SetScores]:
-    """Score a refinement on all sets."""
+def score(refine: RefineForeground, data: Path, *, real: bool) -> dict[str, SetScores]:
+    """Score a refinement on held-out scenes, and on other networks' masks where `real`."""
     _, held_out = find_scenes(data)
     scores = {"right masks": score_set(held_out_pairs(held_out, None), refine)}
     for degree in DEGREES:
         name = f"held out, degree {degree:g}"
         scores[name] = score_set(held_out_pairs(held_out, degree), refine)
-    for name, (folder, method) in REAL.items():
+    for name, (folder, method) in REAL.items() if real else ():
         scores[name] = score_set(read_pairs(data / "realmasks" / folder, method), refine)
     return scores
 
@@ -323,13 +323,13 @@ def _describe(result: dict[str, Any]) -> str:
     return f": {'; '.join(words)}" if words else ""
 
 
-def score_runs(runs: list[Path], config: RefineConfig, data: Path) -> None:
+def score_runs(runs: list[Path], config: RefineConfig, data: Path, *, real: bool) -> None:
     """Score runs, and write all results."""
     file = RESULTS / "masks.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for run in runs:
         refine, about = open_way(run, config, data)
-        scores = score(refine, data)
+        scores = score(refine, data, real=real)
         name = run.name
         if about and config.strength != RefineConfig.strength:
             name += f", strength {config.strength:g}"
@@ -380,9 +380,13 @@ def main() -> None:
     scoring.add_argument("runs", nargs="+", type=Path, help=f"or {ways}")
     scoring.add_argument("--strength", type=float, default=RefineConfig.strength)
     scoring.add_argument("--radius", type=int)
+    scoring.add_argument("--held-out", action="store_true", help="leave other networks' masks out")
     scoring.set_defaults(
         work=lambda a: score_runs(
-            a.runs, RefineConfig(strength=a.strength, radius=a.radius), a.data
+            a.runs,
+            RefineConfig(strength=a.strength, radius=a.radius),
+            a.data,
+            real=not a.held_out,
         )
     )
     for part in (making, training, scoring):
