@@ -236,7 +236,7 @@ class TestRefine:
             errors_figure(result.wrong),
         ]
         assert {picture.size for picture in pictures} == {(60, 40)}
-        wrong = np.asarray(pictures[2])[20, :, 0]
+        wrong = np.asarray(pictures[2])[20]
         assert wrong[32] > 250
         assert wrong[10] < 5
 
