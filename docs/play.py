@@ -54,7 +54,7 @@ def build(folder: Path) -> None:
     Image.fromarray((coarse > 0).astype(np.uint8) * 255).save(folder / "cat_mask.png")
     if not all((runtime / name).is_file() for name in RUNTIME):
         _fetch_runtime(runtime)
-    # The export takes a minute: not again for the same weights.
+    # The export takes minutes: not again for the same weights.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it tells every step to Sphinx's log
     network, made_of = bundled_mask_refiner(torch.device("cpu")), folder / "mask-refiner.txt"
     if not made_of.is_file() or made_of.read_text() != network.fingerprint:

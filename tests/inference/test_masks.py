@@ -102,6 +102,16 @@ def test_ignored_pixels_are_a_side_of_their_own(order):
     assert changed.tolist() == list(expected)
 
 
+class Counts(Same):
+    """Counts its runs."""
+
+    runs = 0
+
+    def refine(self, images, masks, boxes=None):
+        self.runs += 1
+        return super().refine(images, masks, boxes)
+
+
 def test_an_ignored_area_of_a_large_map_brings_no_class_from_elsewhere():
     image = np.full((96, 640, 3), 90, np.uint8)
     labels = np.ones((96, 640), np.uint8)  # the largest class
@@ -109,7 +119,10 @@ def test_an_ignored_area_of_a_large_map_brings_no_class_from_elsewhere():
     labels[20:70, 20:60] = 255
     labels[:, 600:] = 2
     config = RefineConfig(strength=1, core=64, margin=16)
-    np.testing.assert_array_equal(refine_mask(Same(), image, labels, config).mask, labels)
+    network = Counts()
+    np.testing.assert_array_equal(refine_mask(network, image, labels, config).mask, labels)
+    # The whole, and two parts with an edge; the part around the ignored area has one class.
+    assert network.runs == 3
 
 
 @pytest.mark.parametrize("kind", ["soft", "probabilities"])

@@ -64,9 +64,8 @@ def refine_tab(gr: Any, desk: Desk, folder: Path) -> None:
         if found is None:
             return None
         if _VIEWS[view]:
-            return shown(Image.fromarray(found.image)), shown(
-                errors_figure(found.wrong).convert("RGB")
-            )
+            errors = errors_figure(found.wrong).convert("RGB")
+            return shown(Image.fromarray(found.image)), shown(errors)
         masks = found.given.array, found.mask
         return tuple(shown(mask_figure(found.image, mask)) for mask in masks)
 

@@ -259,8 +259,7 @@ class _Job:
         return text
 
     def _write(self, mask: "MaskFile", image: "npt.NDArray[np.uint8]", done: "RefinedMask") -> None:
-        """Write a refined mask, and the pictures that were asked for."""
-
+        """Write a refined mask, and the images that were asked for."""
         from pna.data.masks.files import write_mask
         from pna.draw import change_figure, errors_figure, write_image
 

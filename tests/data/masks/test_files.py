@@ -451,7 +451,7 @@ class TestArrays:
     def test_arrays_that_inflate_beyond_memory(self, tmp_path, monkeypatch):
         np.savez_compressed(tmp_path / "a.npz", mask=np.zeros((1000, 1000), np.uint8))
         monkeypatch.setattr("pna.data.masks.npy._MOST_BYTES", 500_000)
-        with pytest.raises(DataError, match=r"a\.npz holds 1000\d+ bytes, of at most 500000"):
+        with pytest.raises(DataError, match=r"a\.npz unpacks to 1000\d+ bytes, of at most 500000"):
             read_mask(tmp_path / "a.npz")
 
     @pytest.mark.parametrize(

@@ -74,14 +74,16 @@ def read_array_mask(path: Path, kind: ReadAs | None, colors: LabelSpace | None) 
             "floats, the probabilities of K classes"
         )
     is_bool, is_integer = array.dtype == np.bool_, np.issubdtype(array.dtype, np.integer)
+    fitting: tuple[ReadAs | None, ...]
     if is_bool:
-        fits = kind in (None, "binary")
+        fitting, expected = (None, "binary"), "numbers"
+    elif is_integer:
+        fitting, expected = (None, "soft", "binary", "labels"), "an image"
     else:
-        fits = kind in (None, "soft") or (is_integer and kind in ("binary", "labels"))
-    if not fits:
-        expected = (
-            "an image" if kind in ("colors", "alpha") else "numbers" if is_bool else "integers"
-        )
+        fitting, expected = (None, "soft"), "integers"
+    if kind not in fitting:
+        if kind in ("colors", "alpha"):
+            expected = "an image"
         raise DataError(
             f"{source} holds {array.dtype}: expected {expected} for the kind {kind}; leave it out"
         )
@@ -114,8 +116,8 @@ def _load(path: Path) -> tuple[npt.NDArray[Any], ArrayForm]:
             inflated = sum(entry.file_size for entry in loaded.zip.infolist())
             if inflated > _MOST_BYTES:
                 raise DataError(
-                    f"mask {path} holds {inflated} bytes, of at most {_MOST_BYTES}: save the mask "
-                    "alone"
+                    f"mask {path} unpacks to {inflated} bytes, of at most {_MOST_BYTES}: save it "
+                    "by numpy.save as .npy"
                 )
             arrays = {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
