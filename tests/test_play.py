@@ -2,10 +2,11 @@
 
 import io
 import shutil
-import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+import play
 import pna
 from pna.cli.demo import IMAGES
 
@@ -35,17 +37,14 @@ class Quiet(SimpleHTTPRequestHandler):
 def address():
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed: it fetches what the page runs on")
-    sys.path.insert(0, str(DOCS))
-    try:
-        import play
-    finally:
-        sys.path.remove(str(DOCS))
     # Where the docs are built, so that it is built once; tests may run in several processes.
     folder = DOCS / "_build" / "html" / "play"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / "play.lock"):
+        # In a process of its own: an export takes gigabytes, which this one would keep.
         try:
-            play.build(folder)
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                pool.submit(play.build, folder).result()
         except play.RuntimeMissingError as error:
             pytest.skip(str(error))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
