@@ -570,6 +570,21 @@ def test_exports_with_dynamic_sizes(kind):
         torch.testing.assert_close(program.module()(*inputs(*size)), expected)
 
 
+@pytest.mark.parametrize(("kind", "keys"), [("equal", 12), ("twice", 9)])
+def test_tiles_of_a_graph_for_free_sizes_have_a_number_of_keys(kind, keys):
+    """A trace with an expression of the sizes in its place takes minutes longer."""
+    options, sizes = EXPORTS[kind]
+    H, W, *rest = sizes[0]
+    example = _inputs(1, 2, H, W, 4, 4, options["window"], keys=rest, dtype=torch.float32)
+    program = torch.export.export(
+        Operator(**options),
+        tuple(x.detach() for x in example),
+        dynamic_shapes=_dynamic_shapes(kind),
+    )
+    (softmax,) = [node for node in program.graph.nodes if "softmax" in str(node.target)]
+    assert softmax.meta["val"].shape[-2:] == (blocked.TILE**2, keys**2)
+
+
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
     """Bytes of the largest memory that operators make, apart from that of given tensors."""
 

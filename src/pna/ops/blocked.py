@@ -1,37 +1,38 @@
 """Neighborhood attention in blocks of tiles: portable PyTorch, memory bounded by the block.
 
 The queries are cut into tiles: 8x8 of them, fewer where the keys are finer. The windows of a tile
-touch little more than the keys of one of them, so a tile is one small dense attention with a mask;
+touch little more than the keys of one of them, so a tile is one small dense attention;
 a block of tiles is one batched matrix product. Keys and values are gathered for one block at a
 time. No attention map is kept for the backward pass: each block computes its weights again.
 
 Tiles whose windows do not shift at a border are all alike where their queries stand alike between
-the keys, as on equal grids and at small whole ratios: they share one mask and one slice of the bias
-table. The others look theirs up.
+the keys, as on equal grids and at small whole ratios: they share one reading of the bias table. The
+others read their own. A key outside of a query's window reads an entry that hides it.
 
 Dilated windows of a tile lie between each other. A tile computes all keys from the first to the
-last and masks those of other phases, so its time and memory grow with the square of the dilation.
+last and hides those of other phases, so its time and memory grow with the square of the dilation.
 
 Eager and compiled calls go through the custom operator `pna::blocked_attention`; an exported graph
 (`torch.export`, ONNX) gets the same mathematics inlined as a single block.
 """
 
 import math
-import operator
-from collections.abc import Callable, Iterator
-from functools import reduce
-from itertools import product
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pna.ops.registration import register
-from pna.ops.windows import Positions, Tiles, cut_axis
+from pna.ops.windows import Positions, Tiles, cut_axis, table_weights
 
 TILE = 8
 BLOCK_SCORES = 2**21
 """Scores (batch x heads x queries x keys) that one block may hold: 8 MiB in float32."""
+_HIDDEN, _OUTSIDE = -1e30, -2e30
+"""What entries of -infinity, and keys outside of the window, add to a score. Finite, because zero
+times infinity is no number; two values, so that the keys of a wholly hidden window stay in it."""
 
 
 class Block(NamedTuple):
@@ -42,7 +43,6 @@ class Block(NamedTuple):
         query, key: (c, tq) and (c, tk) flat cell indices.
         valid: (c, tq, 1) False where a query repeats a cell of its tile.
         rows, cols: Where the bias table is read along either axis; c or 1 tiles.
-        inside: (c or 1, tq, tk) whether the key is in the query's window.
     """
 
     tiles: Tensor
@@ -51,7 +51,6 @@ class Block(NamedTuple):
     valid: Tensor
     rows: Positions
     cols: Positions
-    inside: Tensor
 
 
 class Plan(NamedTuple):
@@ -61,7 +60,6 @@ class Plan(NamedTuple):
         rows, cols: The tiles of either axis.
         width, key_width: Columns of the maps of queries and keys.
         side: Rows and columns of the bias table.
-        is_whole: Whether every key reads one whole entry of the table: the grids are equal.
         is_periodic: Whether inner tiles are all alike.
     """
 
@@ -70,7 +68,6 @@ class Plan(NamedTuple):
     width: int
     key_width: int
     side: int
-    is_whole: bool
     is_periodic: bool
 
     def block(self, tiles: Tensor, *, is_regular: bool) -> Block:
@@ -90,25 +87,34 @@ class Plan(NamedTuple):
             valid.flatten(1)[:, :, None],
             Positions(*(x[i] for x in self.rows.entries)),
             Positions(*(x[j] for x in self.cols.entries)),
-            _outer(operator.and_, self.rows.inside[i], self.cols.inside[j]),
         )
 
-    def entries(self, block: Block) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Entries of the bias table that the keys of a block read, one entry per key at a time.
+    def read(self, bias: Tensor | None, block: Block) -> Tensor:
+        """What is added to the scores: (heads, c or 1, tq, tk), without a bias no axis of heads.
 
-        Yields:
-            Flat index (c or 1, tq, tk), and its share of the bias (c or 1, tq, 1): the four entries
-            around a place in the table, or the only one, without a share.
+        Args:
+            bias: (heads, side, side) in the dtype of the scores, or none.
+            block: The tiles.
         """
-        rows, cols = block.rows, block.cols
-        if self.is_whole:
-            yield _outer(operator.add, rows.lower * self.side, cols.lower), None
-            return
-        row_entries = (rows.lower, 1 - rows.share), (rows.upper, rows.share)
-        col_entries = (cols.lower, 1 - cols.share), (cols.upper, cols.share)
-        for (row, row_share), (col, col_share) in product(row_entries, col_entries):
-            index = _outer(operator.add, row * self.side, col)
-            yield index, _outer(operator.mul, row_share, col_share)
+        if bias is None:
+            rows, cols = (_OUTSIDE * (x.lower == self.side) for x in (block.rows, block.cols))
+            both = rows[:, :, None, :, None] + cols[:, None, :, None]
+        else:
+            # Products, for in an exported graph a look-up of each pair takes longer than the rest.
+            rows, cols = (table_weights(x, self.side + 1) for x in (block.rows, block.cols))
+            # Zero times an infinite entry would be no number.
+            table = F.pad(bias.clamp(min=_HIDDEN), (0, 1, 0, 1), value=_OUTSIDE)
+            by_rows = rows @ table[:, None, None]  # (heads, c, y, key_y, side + 1)
+            both = by_rows[:, :, :, None] @ cols[:, None].mT  # (heads, c, y, x, key_y, key_x)
+        return both.flatten(-2).flatten(-3, -2)
+
+    def read_backward(self, grad: Tensor, block: Block) -> Tensor:
+        """The gradient of the table from that of what was read."""
+        rows, cols = (table_weights(x, self.side + 1) for x in (block.rows, block.cols))
+        (y, key_y), (x, key_x) = rows.shape[1:3], cols.shape[1:3]
+        grad = grad.view(*grad.shape[:2], y, x, key_y, key_x)
+        by_rows = torch.einsum("hcyxvu,cxus->hcyvs", grad, cols)
+        return torch.einsum("cyvr,hcyvs->hrs", rows, by_rows)[:, :-1, :-1]
 
     def blocks(self, maps: int) -> Iterator[Block]:
         """Cut all tiles into blocks; `maps` is batch x heads."""
@@ -117,7 +123,7 @@ class Plan(NamedTuple):
         per_tile = TILE**2 * self.rows.key.shape[1] * self.cols.key.shape[1]
         block_size = max(1, BLOCK_SCORES // (maps * per_tile))
         is_regular = (self.rows.inner[:, None] & self.cols.inner).flatten() & self.is_periodic
-        # Regular tiles first: they are most of a large map, and share one mask and one table slice.
+        # Regular tiles first: they are most of a large map, and read the bias table once.
         for kind in (True, False):
             for tiles in torch.split((is_regular == kind).nonzero()[:, 0], block_size):
                 if len(tiles):
@@ -154,27 +160,17 @@ def make_plan(query: Tensor, key: Tensor, window: int, dilation: int) -> Plan:
     """Cut the map of `query` (B, heads, H, W, d), with keys (B, heads, h, w, d), into tiles."""
     grids = list(zip(query.shape[2:4], key.shape[2:4], strict=True))
     if torch.compiler.is_exporting():
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
         # Sizes may be symbols: each comparison of two would bind the graph to its outcome.
         tiles, is_periodic = [TILE, TILE], False
-        is_whole = all(statically_known_true(queries == keys) for queries, keys in grids)
     else:
         tiles = [tile_size(*grid) for grid in grids]
         is_periodic = all(t * n % N == 0 for t, (N, n) in zip(tiles, grids, strict=True))
-        is_whole = query.shape[2:4] == key.shape[2:4]
     rows, cols = (
         cut_axis(*grid, tile, window, dilation, _exact(query.new_empty(0)))
         for grid, tile in zip(grids, tiles, strict=True)
     )
     (_, width), (_, key_width) = query.shape[2:4], key.shape[2:4]
-    return Plan(rows, cols, width, key_width, 2 * window - 1, is_whole, is_periodic)
-
-
-def _outer(combine: Callable[[Any, Any], Any], rows: Tensor, cols: Tensor) -> Tensor:
-    """Combine (c, h, y) of rows and (c, w, x) of columns into (c, h * w, y * x)."""
-    both: Tensor = combine(rows[:, :, None, :, None], cols[:, None, :, None])
-    return both.flatten(3).flatten(1, 2)
+    return Plan(rows, cols, width, key_width, 2 * window - 1, is_periodic)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -189,23 +185,9 @@ def _gather(x: Tensor, cells: Tensor) -> Tensor:
 def _weights(
     query: Tensor, key: Tensor, bias: Tensor | None, plan: Plan, block: Block, scale: float
 ) -> Tensor:
-    """Softmax over the window: (B, heads, c, tq, tk), zero outside of it."""
+    """Softmax over the window: (B, heads, c, tq, tk), exactly zero outside of it."""
     scores = (query * scale) @ key.transpose(-1, -2)
-    # -inf and not a large negative number: the softmax is then exactly 0 outside the window.
-    outside = torch.full((), float("-inf"), dtype=scores.dtype, device=scores.device)
-    if bias is None:
-        scores = torch.where(block.inside, scores, outside)
-    else:
-        entries = bias.to(scores.dtype).flatten(1)
-        # An entry of share 0 is not read: it may be infinite.
-        parts = (
-            entries[:, index]
-            if share is None
-            else torch.where(share == 0, 0.0, entries[:, index] * share)
-            for index, share in plan.entries(block)
-        )
-        scores += torch.where(block.inside, reduce(operator.add, parts), outside)
-    return scores.softmax(-1)
+    return (scores + plan.read(None if bias is None else bias.to(scores.dtype), block)).softmax(-1)
 
 
 def attend(
@@ -265,7 +247,7 @@ def _backward(
     grad_query = _tile_buffer(plan, query, query)
     # Not zeros_like, which would copy strides: compiled code relies on contiguous results.
     grad_key, grad_value = (_exact(x).new_zeros(x.shape) for x in (key, value))
-    grad_table = grad_key.new_zeros(() if bias is None else bias.flatten(1).shape)
+    grad_table = grad_key.new_zeros(() if bias is None else bias.shape)
     for block in plan.blocks(query.shape[0] * query.shape[1]):
         q, k, v = (
             _gather(x, cells)
@@ -281,12 +263,15 @@ def _backward(
         grad_query[:, :, block.tiles] = (grad_scores @ k * scale).to(query.dtype)
         _scatter(grad_key, block.key, grad_scores.transpose(-1, -2) @ q * scale)
         if bias is not None:
-            _collect_bias(grad_table, plan, block, grad_scores)
+            total = grad_scores.sum(0)
+            if len(block.rows.lower) == 1:  # all tiles read the same
+                total = total.sum(1, keepdim=True)
+            grad_table += plan.read_backward(total, block)
     return (
         plan.to_map(grad_query, shapes[0]),
         grad_key.to(key.dtype).reshape(shapes[1]),
         grad_value.to(value.dtype).reshape(shapes[2]),
-        grad_table.new_empty(0) if bias is None else grad_table.to(bias.dtype).reshape(bias.shape),
+        grad_table.new_empty(0) if bias is None else grad_table.to(bias.dtype),
     )
 
 
@@ -301,17 +286,6 @@ def _scatter(total: Tensor, cells: Tensor, part: Tensor) -> None:
     index = cells.flatten()[:, None].expand(*part.shape[:2], -1, part.shape[-1])
     # Neighboring tiles share keys, so plain indexing would lose all but one of the sums.
     total.scatter_add_(2, index, part.flatten(2, 3))
-
-
-def _collect_bias(table: Tensor, plan: Plan, block: Block, grad_scores: Tensor) -> None:
-    """Add (B, heads, c, tq, tk) to the entries of the flat table (heads, cells) that were read."""
-    total = grad_scores.sum(0)
-    # All tiles of a regular block read the same entries: summing them first scatters once.
-    if block.inside.shape[0] == 1:
-        total = total.sum(1, keepdim=True)
-    for index, share in plan.entries(block):
-        part = total if share is None else total * share
-        table.scatter_add_(1, index.flatten().expand(len(table), -1), part.flatten(1))
 
 
 attention, attention_backward = register(

@@ -106,6 +106,23 @@ def read_table(table: Tensor, entries: Positions) -> Tensor:
     return torch.where(share == 0, lower, (1 - share) * lower + share * table[:, entries.upper])
 
 
+def table_weights(entries: Positions, side: int) -> Tensor:
+    """The weights of all entries of an axis where it is read: rows that sum to 1.
+
+    Args:
+        entries: `lower`, `upper` (..., keys), and a `share` that broadcasts with them.
+        side: Entries of the axis.
+
+    Returns:
+        (..., keys, side), in the dtype of `share`.
+    """
+    entry = torch.arange(side, device=entries.lower.device)
+    share = entries.share[..., None]
+    none = torch.zeros((), dtype=share.dtype, device=share.device)
+    lower = torch.where(entries.lower[..., None] == entry, 1 - share, none)
+    return lower + torch.where(entries.upper[..., None] == entry, share, none)
+
+
 class Tiles(NamedTuple):
     """One axis cut into tiles of t queries, with the e keys that each tile's windows can touch.
 
@@ -114,17 +131,15 @@ class Tiles(NamedTuple):
         valid: (tiles, t) False for those repetitions.
         key: (tiles, e) positions of the keys.
         entries: Entries of the bias table, `lower` and `upper` (tiles, t, e), `share`
-            (tiles, t, 1).
-        inside: (tiles, t, e) whether the key is in the query's window.
+            (tiles, t, 1). Keys outside of the query's window read `2 * window - 1`, one beyond it.
         inner: (tiles,) True where no window of the tile shifts at a border. Such tiles have the
-            same `entries` and `inside` if their queries stand alike in their nearest keys.
+            same `entries` if their queries stand alike in their nearest keys.
     """
 
     query: Tensor
     valid: Tensor
     key: Tensor
     entries: Positions
-    inside: Tensor
     inner: Tensor
 
 
@@ -145,15 +160,17 @@ def cut_axis(queries: int, keys: int, tile: int, window: int, dilation: int, lik
     # The last tile repeats its last cell, so that all tiles have one shape.
     query = unclamped.clamp(max=queries - 1)
 
-    # The nearest keys of a tile spread over `spread` steps at most, and windows reach half their
-    # size to both sides. Dilated windows that shift at a border keep their phase, so together they
-    # begin at `dilation` keys. A bound and not the exact count, which differs between tiles.
-    spread = ((tile - 1) * keys + queries - 1) // queries
+    # Windows reach half their size beyond the nearest keys, to both sides. Dilated windows that
+    # shift at a border keep their phase, so together they begin at `dilation` keys. A bound and not
+    # the exact count, which differs between tiles.
+    spread = _spread(tile, queries, keys)
     bound = torch.sym_max(spread + 1, dilation) + (window - 1) * dilation
-    extent = torch.sym_min(keys, bound)
+    # A graph for free sizes is traced many times faster where this is a number: keys beyond a small
+    # map then repeat its last one, outside of all windows.
+    extent = bound if torch.compiler.is_exporting() else torch.sym_min(keys, bound)
     key_start = nearest_key(first, queries, keys) - window // 2 * dilation
     inner = (key_start >= 0) & (key_start + bound <= keys) & (first + tile <= queries)
-    key_start = key_start.clamp(min=0).clamp(max=keys - extent)
+    key_start = key_start.clamp(max=keys - extent).clamp(min=0)
     key = key_start[:, None] + torch.arange(extent, device=device)
 
     start = window_start(query, queries, keys, window, dilation)
@@ -161,8 +178,25 @@ def cut_axis(queries: int, keys: int, tile: int, window: int, dilation: int, lik
     inside = (distance >= 0) & (distance < window_size(keys, window, dilation) * dilation)
     if dilation > 1:
         inside &= distance % dilation == 0
-    # Entries of keys outside of the window mean nothing; `inside` masks them.
-    entries = table_positions(
+    lower, upper, share = table_positions(
         query[:, :, None], key[:, None], queries, keys, window, dilation, like.dtype
     )
-    return Tiles(query, unclamped < queries, key, entries, inside, inner)
+    beyond = torch.full((), 2 * window - 1, device=device)
+    entries = Positions(
+        torch.where(inside, lower, beyond), torch.where(inside, upper, beyond), share
+    )
+    return Tiles(query, unclamped < queries, key.clamp(max=keys - 1), entries, inner)
+
+
+def _spread(tile: int, queries: int, keys: int) -> int:
+    """Steps over which the nearest keys of a tile spread at most: a number even for free sizes.
+
+    At other ratios than those of stages the result of a trace is an expression of its sizes.
+    """
+    if torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        for ratio in (1, 2):
+            if statically_known_true(queries == ratio * keys):
+                return -(-(tile - 1) // ratio)
+    return ((tile - 1) * keys + queries - 1) // queries
