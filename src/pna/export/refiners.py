@@ -74,6 +74,12 @@ def export_mask_refiner(
     """
     path = Path(file)
     check_target(path, to)
+    graph = mask_graph(network)
+    return write_graph(graph, graph.module, path, to=to)
+
+
+def mask_graph(network: MaskRefiner) -> Exportable:
+    """Describe a mask refiner for its export; it is copied."""
     description = Description(
         task="mask refinement",
         inputs={
@@ -91,7 +97,7 @@ def export_mask_refiner(
         (_noise(B, 3, size), _noise(B, 1, size)) for B, size in zip(BATCHES, SIZES, strict=True)
     ]
     module = MaskGraph(copy.deepcopy(network).cpu().float().eval().requires_grad_(False))
-    return write_graph(Exportable(module, examples, (free, free), description), module, path, to=to)
+    return Exportable(module, examples, (free, free), description)
 
 
 def export_upsampler(
@@ -109,6 +115,12 @@ def export_upsampler(
     """
     path = Path(file)
     check_target(path, to)
+    graph = upsampling_graph(network)
+    return write_graph(graph, graph.module, path, to=to)
+
+
+def upsampling_graph(network: FeatureUpsampler) -> Exportable:
+    """Describe an upsampler for its export; it is copied."""
     description = Description(
         task="upsampling",
         inputs={
@@ -132,7 +144,7 @@ def export_upsampler(
         for B, C, size in zip(BATCHES, (11, 21, 1, 384, 8), SIZES, strict=True)
     ]
     module = UpsamplerGraph(copy.deepcopy(network).cpu().float().eval().requires_grad_(False))
-    return write_graph(Exportable(module, examples, free, description), module, path, to=to)
+    return Exportable(module, examples, free, description)
 
 
 def _noise(batch: int, channels: int, size: tuple[int, int]) -> Tensor:

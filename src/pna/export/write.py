@@ -172,7 +172,9 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: Exportable, file: 
                 output_names=graph.outputs,
                 dynamo=True,
                 verbose=False,
+                optimize=False,  # takes minutes
             )
+            _simplify(written.model)
     except torch.onnx.errors.OnnxExporterError as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # the first one names the operator
@@ -186,6 +188,21 @@ def _write_onnx(program: torch.export.ExportedProgram, graph: Exportable, file: 
     written.model.metadata_props[KEY] = graph.description.to_json()
     written.save(file, external_data=False)
     return Session(file).run
+
+
+def _simplify(model: Any) -> None:
+    """Compute once what several nodes need, and constants not at all: two in three nodes go.
+
+    Runtimes do the rest when they open a file: fused operators, constants of their own.
+    """
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+
+    common.InlinePass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    fold_constants(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
 
 
 def _name_sizes(model: Any, graph: Exportable) -> None:
