@@ -315,7 +315,11 @@ def _describe(result: dict[str, Any]) -> str:
     words = []
     if "settings" in result:
         settings = result["settings"]
-        words.append("{steps} steps, seed {seed}, conventions {conventions:g}".format(**settings))
+        words.append(
+            "{steps} steps of {batch_size}, seed {seed}, conventions {conventions:g}".format(
+                **settings
+            )
+        )
     if "config" in result:
         words.append("strength {strength}, radius {radius}".format(**result["config"]))
     if "calibration_error" in result:
@@ -365,12 +369,18 @@ def main() -> None:
     training.add_argument("--steps", type=int, default=2000)
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--conventions", type=float, default=CONVENTIONS)
+    training.add_argument("--batch-size", type=int, default=RunSettings.batch_size)
     training.set_defaults(
         work=lambda a: train(
             a.run,
             a.data,
             RunSettings(
-                a.network, a.steps, a.seed, a.errors is not None, conventions=a.conventions
+                a.network,
+                a.steps,
+                a.seed,
+                a.errors is not None,
+                batch_size=a.batch_size,
+                conventions=a.conventions,
             ),
             a.errors,
         )

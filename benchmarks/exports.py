@@ -1,0 +1,177 @@
+"""Exported files: size, seconds of the export, and parity by engine, model and image size.
+
+    python benchmarks/exports.py [MODEL ...] [--formats onnx half int8 pt2]
+
+MODEL is a bundled model, a preset (with weights at random), `mask-refiner` or `upsampler`. Each
+file is run by the engines that read it: ONNX Runtime and OpenVINO, or PyTorch (pt2); int8 by the
+first alone. Writes `results/exports.json` and `exports.md`; rows of other models stay.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from trained import RESULTS
+
+import pna
+from pna.cli.demo import IMAGES
+from pna.export.description import Precision
+from pna.export.graph import Exportable, segmentation_graph
+from pna.export.parity import Run, compare
+from pna.export.refiners import export_mask_refiner, export_upsampler, mask_graph, upsampling_graph
+from pna.export.session import Session
+from pna.export.write import ExportReport, Target
+from pna.files import write_text_atomically
+from pna.inference.refine import bundled_mask_refiner
+from pna.inference.upsample import bundled_upsampler
+from pna.lab.machine import describe, sentence
+
+FILE = RESULTS / "exports.json"
+BUNDLED = ("voc-lite", "damage-lite")
+"""Models that are exported as int8, too: a loss of score means something with trained weights."""
+MODELS = (
+    *BUNDLED,
+    *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "deeplabv3plus", "upernet"),
+    *("lite", "fcn-pna-nam", "fcn-pna", "fcn-pna-gather"),
+    *("mask-refiner", "upsampler"),
+)
+FORMATS = ("onnx", "half", "int8", "pt2")
+
+
+def make_graph(name: str) -> Exportable:
+    """A network with the inputs of all sizes that its file is compared at."""
+    if name == "mask-refiner":
+        return mask_graph(bundled_mask_refiner(torch.device("cpu")))
+    if name == "upsampler":
+        return upsampling_graph(bundled_upsampler(torch.device("cpu")))
+    return segmentation_graph(make_model(name))
+
+
+def make_model(name: str) -> pna.Segmenter:
+    """A bundled model, or a preset with weights at random."""
+    if name in BUNDLED:
+        return cast(pna.Segmenter, pna.load(name))
+    torch.manual_seed(0)
+    return pna.create_model(name, 21, encoder_weights=None)
+
+
+def export(name: str, kind: str, file: Path) -> ExportReport:
+    """Write the file of a format."""
+    to: Target = "pt2" if kind == "pt2" else "onnx"
+    if name == "mask-refiner":
+        return export_mask_refiner(bundled_mask_refiner(torch.device("cpu")), file, to=to)
+    if name == "upsampler":
+        return export_upsampler(bundled_upsampler(torch.device("cpu")), file, to=to)
+    if kind == "int8":
+        photos = sorted((IMAGES / ("photos" if name == "voc-lite" else "damage/images")).iterdir())
+        images = [Image.open(photo) for photo in photos]
+        return pna.export_model(make_model(name), file, precision="int8", calibration=images)
+    precision: Precision = "float16" if kind == "half" else "float32"
+    return pna.export_model(make_model(name), file, to=to, precision=precision)
+
+
+def run_openvino(file: Path, outputs: Sequence[str]) -> Run:
+    """Run a file by OpenVINO, in float32 arithmetic."""
+    import openvino
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled: Any = openvino.Core().compile_model(str(file), "CPU", exact)
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        found = compiled([x.numpy() for x in inputs])
+        return [torch.from_numpy(found[name].copy()) for name in outputs]
+
+    return run
+
+
+def measure(name: str, kind: str, folder: Path) -> dict[str, Any]:
+    """Export a model, and compare the file by each engine."""
+    file = folder / f"model.{'pt2' if kind == 'pt2' else 'onnx'}"
+    start = time.perf_counter()
+    report = export(name, kind, file)
+    row: dict[str, Any] = {
+        "seconds": time.perf_counter() - start,
+        "bytes": file.stat().st_size,
+        "machine": describe("cpu"),
+    }
+    if report.loss is not None:
+        return {**row, "loss": str(report.loss)}
+    engine = "PyTorch" if kind == "pt2" else "ONNX Runtime"
+    engines = {engine: report.parity}
+    if kind == "onnx":
+        graph = make_graph(name)
+        assert Session(file).description.outputs.keys() == set(graph.outputs)
+        run = run_openvino(file, graph.outputs)
+        engines["OpenVINO"] = [
+            compare(graph.module, run, inputs, graph.outputs) for inputs in graph.examples
+        ]
+    row["parity"] = {
+        engine: {"x".join(map(str, one.shape)): one.difference for one in parity}
+        for engine, parity in engines.items()
+    }
+    return row
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page in Markdown."""
+    sizes = dict.fromkeys(
+        size
+        for kinds in results.values()
+        for row in kinds.values()
+        for parity in row.get("parity", {}).values()
+        for size in parity
+    )
+    lines = [
+        "# Exported files",
+        "",
+        "Made by `python benchmarks/exports.py [MODEL ...]`. Largest difference of an output from",
+        "PyTorch's, as a share of its largest value, by the shape of the images; `half` computes",
+        "in float16. Seconds of an export are with the comparison. int8: against the float32 file",
+        "on the bundled images.",
+        "",
+        f"| model | file | MB | seconds | engine | {' | '.join(sizes)} |",
+        f"|---|---|--:|--:|---|{'--:|' * len(sizes)}",
+    ]
+    for name, kinds in results.items():
+        for kind, row in kinds.items():
+            begin = f"| {name} | {kind} | {row['bytes'] / 1e6:.1f} | {row['seconds']:.0f} |"
+            if "loss" in row:
+                lines.append(f"{begin} ONNX Runtime | {row['loss']} |{' |' * (len(sizes) - 1)}")
+            for engine, parity in row.get("parity", {}).items():
+                cells = " | ".join(
+                    f"{parity[size]:.0e}" if size in parity else "" for size in sizes
+                )
+                lines.append(f"{begin} {engine} | {cells} |")
+    machines = [row["machine"] for kinds in results.values() for row in kinds.values()]
+    newest = max(machines, key=lambda machine: machine["date"])
+    return "\n".join([*lines, "", f"{sentence(newest)}."]) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Export models, and compare the files.")
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    args = parser.parse_args()
+    results = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    for name in args.models:
+        for kind in args.formats:
+            if kind == "int8" and name not in BUNDLED:
+                continue
+            if kind == "half" and name in ("mask-refiner", "upsampler"):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                results.setdefault(name, {})[kind] = measure(name, kind, Path(folder))
+            print(name, kind, results[name][kind], flush=True)
+            write_text_atomically(FILE, json.dumps(results, indent=1) + "\n")
+            write_text_atomically(FILE.with_suffix(".md"), table(results))
+
+
+if __name__ == "__main__":
+    main()
