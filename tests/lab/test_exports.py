@@ -7,6 +7,7 @@ pytest.importorskip("onnxscript", reason="export needs pip install 'pna[export]'
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_file_and_its_engines(tmp_path):
     row = exports.measure("lite-fcn", "onnx", tmp_path)
