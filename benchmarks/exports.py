@@ -80,6 +80,7 @@ def export(name: str, kind: str, file: Path) -> ExportReport:
 def run_openvino(file: Path, outputs: Sequence[str]) -> Run:
     """Run a file by OpenVINO, in float32 arithmetic."""
     import openvino
+
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled: Any = openvino.Core().compile_model(str(file), "CPU", exact)
 
