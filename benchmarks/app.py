@@ -9,7 +9,6 @@ built it: from the click on "Refine" to the result, the first one with loading t
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 import threading
@@ -22,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from trained import RESULTS
+from trained import write_results
 
 from pna.app.desk import Desk
 from pna.app.page import serve
 from pna.cli.demo import IMAGES
-from pna.files import write_text_atomically
 from pna.lab.machine import describe, sentence
 from pna.lab.measure.timing import quartiles
 
@@ -137,7 +135,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--play", type=Path)
     arguments = parser.parse_args()
-    file = RESULTS / "app.json"
     results = {"machine": describe("cpu"), "seconds": {}}
     rows = {"pna app": measure_app(arguments.side, arguments.rounds)}
     if arguments.play is not None:
@@ -146,8 +143,7 @@ def main() -> None:
     for what, seconds in rows.items():
         results["seconds"][what] = {str(arguments.side): quartiles(seconds)}
         print(f"{what}: {quartiles(seconds)[1]:.2f} s")
-    write_text_atomically(file, json.dumps(results, indent=1) + "\n")
-    write_text_atomically(file.with_suffix(".md"), table(results))
+    write_results("app", results, table(results))
 
 
 if __name__ == "__main__":

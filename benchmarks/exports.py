@@ -8,7 +8,6 @@ first alone. Writes `results/exports.json` and `exports.md`; rows of other model
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,28 +17,25 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from torch import Tensor
-from trained import RESULTS
+from trained import read_results, write_results
 
 import pna
 from pna.cli.demo import IMAGES
-from pna.export.description import Precision
 from pna.export.graph import Exportable, segmentation_graph
 from pna.export.parity import Run, compare
-from pna.export.refiners import export_mask_refiner, export_upsampler, mask_graph, upsampling_graph
-from pna.export.session import Session
-from pna.export.write import ExportReport, Target
-from pna.files import write_text_atomically
+from pna.export.refiners import mask_graph, upsampling_graph
+from pna.export.write import ExportReport, write_graph
 from pna.inference.refine import bundled_mask_refiner
 from pna.inference.upsample import bundled_upsampler
 from pna.lab.machine import describe, sentence
 
-FILE = RESULTS / "exports.json"
+NAME = "exports"
 BUNDLED = ("voc-lite", "damage-lite")
 """Models that are exported as int8, too: a loss of score means something with trained weights."""
 MODELS = (
     *BUNDLED,
     *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "deeplabv3plus", "upernet"),
-    *("lite", "fcn-pna-nam", "fcn-pna", "fcn-pna-gather"),
+    *("lite-fcn", "lite", "fcn-pna-nam", "fcn-pna", "fcn-pna-gather"),
     *("mask-refiner", "upsampler"),
 )
 FORMATS = ("onnx", "half", "int8", "pt2")
@@ -64,17 +60,14 @@ def make_model(name: str) -> pna.Segmenter:
 
 def export(name: str, kind: str, file: Path) -> ExportReport:
     """Write the file of a format."""
-    to: Target = "pt2" if kind == "pt2" else "onnx"
-    if name == "mask-refiner":
-        return export_mask_refiner(bundled_mask_refiner(torch.device("cpu")), file, to=to)
-    if name == "upsampler":
-        return export_upsampler(bundled_upsampler(torch.device("cpu")), file, to=to)
+    if kind == "half":
+        return pna.export_model(make_model(name), file, precision="float16")
     if kind == "int8":
         photos = sorted((IMAGES / ("photos" if name == "voc-lite" else "damage/images")).iterdir())
         images = [Image.open(photo) for photo in photos]
         return pna.export_model(make_model(name), file, precision="int8", calibration=images)
-    precision: Precision = "float16" if kind == "half" else "float32"
-    return pna.export_model(make_model(name), file, to=to, precision=precision)
+    graph = make_graph(name)
+    return write_graph(graph, graph.module, file, to="pt2" if kind == "pt2" else "onnx")
 
 
 def run_openvino(file: Path, outputs: Sequence[str]) -> Run:
@@ -107,7 +100,6 @@ def measure(name: str, kind: str, folder: Path) -> dict[str, Any]:
     engines = {engine: report.parity}
     if kind == "onnx":
         graph = make_graph(name)
-        assert Session(file).description.outputs.keys() == set(graph.outputs)
         run = run_openvino(file, graph.outputs)
         engines["OpenVINO"] = [
             compare(graph.module, run, inputs, graph.outputs) for inputs in graph.examples
@@ -160,7 +152,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     args = parser.parse_args()
-    results = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    results = read_results(NAME)
     for name in args.models:
         for kind in args.formats:
             if kind == "int8" and name not in BUNDLED:
@@ -170,8 +162,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 results.setdefault(name, {})[kind] = measure(name, kind, Path(folder))
             print(name, kind, results[name][kind], flush=True)
-            write_text_atomically(FILE, json.dumps(results, indent=1) + "\n")
-            write_text_atomically(FILE.with_suffix(".md"), table(results))
+            write_results(NAME, results, table(results))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Label maps of many classes, refined: mIoU and boundary IoU before and after.
 
-    python benchmarks/label_maps.py voc2012 voc-lite --root PATH [--images 100]
+    python benchmarks/label_maps.py voc2012 voc-lite --root PATH [--images 60]
     python benchmarks/label_maps.py damage damage-lite --root PATH
 
 A network segments the validation images of a data set (of damage the test images). Its coarse
@@ -10,7 +10,6 @@ strengths and as probabilities, and by the dense CRF. Writes `results/label_maps
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trained import RESULTS
+from trained import read_results, write_results
 
 import pna
 from pna.data import create_dataset
-from pna.files import write_text_atomically
 from pna.inference.predictor import Prediction
 from pna.lab.machine import describe, sentence
 from pna.metrics import SegmentationScores
 
-FILE = RESULTS / "label_maps.json"
+NAME = "label_maps"
 STRENGTHS = (0.2, 0.5, 1.0)
 Labels = NDArray[np.uint8]
 
@@ -123,12 +121,11 @@ def main() -> None:
     parser.add_argument("set", help="name of a data set")
     parser.add_argument("model", help="of `pna.Predictor`")
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=60)
     args = parser.parse_args()
-    results = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    results = read_results(NAME)
     results[args.set] = score(args.set, args.model, args.root, args.images)
-    write_text_atomically(FILE, json.dumps(results, indent=1) + "\n")
-    write_text_atomically(FILE.with_suffix(".md"), table(results))
+    write_results(NAME, results, table(results))
 
 
 if __name__ == "__main__":

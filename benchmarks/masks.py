@@ -34,9 +34,10 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from trained import read_results, write_results
 
 from pna.cli.demo import IMAGES
-from pna.files import write_atomically, write_text_atomically
+from pna.files import write_atomically
 from pna.inference.masks import refine_mask
 from pna.inference.refine import WEIGHTS, bundled_mask_refiner
 from pna.lab.fitting import SETTINGS, FitSettings, fit
@@ -65,7 +66,6 @@ from pna.refinement.guided_filter import guided_filter
 from pna.refinement.masks import RefineConfig
 from pna.refinement.network import MaskRefiner, create_mask_refiner
 
-RESULTS = Path(__file__).parent / "results"
 NETWORK = "network.pt"
 """File of the trained weights in a run's folder."""
 ImageArray = npt.NDArray[np.uint8]
@@ -329,8 +329,7 @@ def _describe(result: dict[str, Any]) -> str:
 
 def score_runs(runs: list[Path], config: RefineConfig, data: Path, *, real: bool) -> None:
     """Score runs, and write all results."""
-    file = RESULTS / "masks.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    results = read_results("masks")
     for run in runs:
         refine, about = open_way(run, config, data)
         scores = score(refine, data, real=real)
@@ -344,8 +343,7 @@ def score_runs(runs: list[Path], config: RefineConfig, data: Path, *, real: bool
             "scores": {name: value._asdict() for name, value in scores.items()},
             "machine": describe(torch.device("cpu")),
         }
-        write_text_atomically(file, json.dumps(results, indent=1) + "\n")
-        write_text_atomically(file.with_suffix(".md"), table(results))
+        write_results("masks", results, table(results))
 
 
 def make_errors(folder: Path, data: Path) -> None:

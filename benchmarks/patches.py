@@ -10,25 +10,23 @@ that tile. MODEL is a saved model, such as `RUN/model`, or a bundled one. Writes
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from trained import RESULTS
+from trained import read_results, write_results
 
 import pna
 from pna.cli.options import add_dataset_arguments, create_dataset_of, parse_size
 from pna.evaluate import evaluate
-from pna.files import write_text_atomically
 from pna.inference.devices import default_device
 from pna.inference.tiling import TilingConfig
 from pna.lab.baselines import PRESETS
 from pna.lab.machine import describe, sentence
 
-_FILE = RESULTS / "patches.json"
+_NAME = "patches"
 
 
 def measure(
@@ -103,13 +101,12 @@ def main() -> None:
         rows = [row for model in arguments.models for row in compare(arguments, model)]
     except pna.PnaError as error:
         parser.exit(2, f"{error}\n")
-    results = json.loads(_FILE.read_text(encoding="utf-8")) if _FILE.is_file() else {}
+    results = read_results(_NAME)
     results[f"{arguments.dataset} {arguments.split}"] = {
         "rows": rows,
         "machine": describe(default_device()),
     }
-    write_text_atomically(_FILE, json.dumps(results, indent=1) + "\n")
-    write_text_atomically(_FILE.with_suffix(".md"), table(results))
+    write_results(_NAME, results, table(results))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trained import RESULTS
+from trained import read_results, write_results
 
 import pna
 from pna.lab.machine import describe, sentence
@@ -96,11 +96,9 @@ def _one(folder: Path, side: int, limit: str, model: str) -> None:
 
 def write(kind: str, model: str, rows: list[dict[str, Any]]) -> None:
     """Replace the rows of one kind, and write the tables."""
-    file = RESULTS / f"{_NAME}.json"
-    content = json.loads(file.read_text()) if file.exists() else {}
+    content = read_results(_NAME)
     content[kind] = {"model": model, "rows": rows, "machine": describe("cpu")}
-    file.write_text(json.dumps(content, indent=1) + "\n")
-    (RESULTS / f"{_NAME}.md").write_text(_tables(content))
+    write_results(_NAME, content, _tables(content))
 
 
 def _tables(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of trained runs: their command line, and the results of all runs."""
+"""Shared by the benchmarks: results on file, and the command line of those of trained runs."""
 
 import argparse
 import json
@@ -32,9 +32,20 @@ def record(
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--set", action="append", default=[], help="change a recipe's setting")
     arguments = parser.parse_args()
-    file = RESULTS / f"{name}.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    results = read_results(name)
     for run in arguments.runs:
         results[run.name] = {**measure(run, arguments.set), "machine": describe(default_device())}
-        write_text_atomically(file, json.dumps(results, indent=1) + "\n")
-        write_text_atomically(file.with_suffix(".md"), table(results))
+        write_results(name, results, table(results))
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """The results on file so far."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def write_results(name: str, results: dict[str, Any], page: str) -> None:
+    """Write results, and their page in Markdown."""
+    file = RESULTS / f"{name}.json"
+    write_text_atomically(file, json.dumps(results, indent=1) + "\n")
+    write_text_atomically(file.with_suffix(".md"), page)

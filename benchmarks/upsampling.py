@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import torch
 from masks import NETWORK, find_scenes
 from torch import Tensor, nn
+from trained import read_results, write_results
 
 import pna
 from pna.data import create_dataset
 from pna.data.dataset import SegmentationDataset
-from pna.files import write_atomically, write_text_atomically
+from pna.files import write_atomically
 from pna.inference.upsample import WEIGHTS
 from pna.lab.fitting import SETTINGS, FitSettings, fit
 from pna.lab.machine import describe
@@ -56,7 +57,6 @@ class Network(NamedTuple):
     groups: int = 1
 
 
-RESULTS = Path(__file__).parent / "results" / "upsampling.json"
 NETWORKS: Mapping[str, Network] = {
     "upsampler": Network(FeatureUpsampler),
     "naf": Network(partial(NAF, width=64), groups=HEADS),
@@ -131,10 +131,9 @@ def probe(runs: list[Path], data: Path, part: str) -> None:
 
 def keep(part: str, way: str, score: float) -> None:
     """Write a score, and the table of all."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    results = read_results("upsampling")
     results["machine"] = describe(torch.device("cpu"))
     results.setdefault("scores", {}).setdefault(part, {})[way] = score
-    write_text_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
     parts = list(results["scores"])
     ways = dict.fromkeys(way for scores in results["scores"].values() for way in scores)
     lines = [
@@ -152,7 +151,7 @@ def keep(part: str, way: str, score: float) -> None:
             for scores in results["scores"].values()
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    write_text_atomically(RESULTS.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_results("upsampling", results, "\n".join(lines) + "\n")
 
 
 def bundle(run: Path) -> None:

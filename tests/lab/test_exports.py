@@ -12,11 +12,10 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 def test_a_file_and_its_engines(tmp_path):
     row = exports.measure("lite-fcn", "onnx", tmp_path)
     assert row["bytes"] == (tmp_path / "model.onnx").stat().st_size
-    assert row["seconds"] > 0
     assert list(row["parity"]) == ["ONNX Runtime", "OpenVINO"]
     for parity in row["parity"].values():
         assert len(parity) == 5
-        assert all(0 < difference < 1e-4 for difference in parity.values())
+        assert all(difference < 1e-4 for difference in parity.values())
 
     int8 = {**row, "loss": "2 images: labels equal 98.00 %, mIoU against float32 95.0 %"}
     del int8["parity"]
