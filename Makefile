@@ -6,7 +6,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) i
 # One process a core, one thread a process: threads that share a core only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-minimum check bench docs clean
+.PHONY: demo test test-all test-minimum check lint doctest bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pna demo -o out/demo
@@ -26,13 +26,17 @@ test-minimum: $(VENV)-minimum/.dev
 		tests/draw tests/evaluate tests/train/test_losses.py tests/train/test_recipe.py \
 		tests/train/test_loop.py
 
-check: $(VENV)/.dev
+# Parts that can run side by side: `make -j2 check`.
+check: lint doctest docs
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+doctest: $(VENV)/.dev
 	$(BIN)/pytest -q --doctest-modules src/pna
-	$(MAKE) docs
 
 bench: $(VENV)/.dev
 	$(BIN)/pna bench operator grids head models growth
