@@ -1,24 +1,13 @@
 """Training and probing of the feature upsampler, on drawings."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from pna.data.folder import Folder
 from pna.lab.masks.scenes import find_crisp
-from pna.lab.upsampling.naf import HEADS, NAF
-from pna.lab.upsampling.probe import (
-    ProbeSettings,
-    Way,
-    cache_features,
-    classify,
-    score_probe,
-    train_probe,
-)
+from pna.lab.upsampling.probe import ProbeSettings, encode, score_probe, train_probe, upsampled
 from pna.lab.upsampling.training import affinity_loss, draw_images, upsampling_losses
 from pna.labels import generic
 from pna.model.encoder import create_encoder
@@ -98,31 +87,16 @@ def dataset(tmp_path_factory):
 
 
 def test_a_probe_learns_and_an_upsampler_that_sees_edges_helps(dataset, encoder):
-    items = list(cache_features(encoder, dataset, 16))
-    assert items[0].features.shape == (256, 6, 8)
-    assert items[0].size == (70, 100)
-    assert (items[0].labels[70:] == 255).all()
+    coarse = list(encode(encoder, dataset, 16))
+    assert coarse[0].features.shape == (256, 6, 8)
+    assert coarse[0].labels.shape == (96, 128)
+    assert (coarse[0].labels[70:] == 255).all()
     torch.manual_seed(0)
     scores = []
     for upsample in (bilinear, FeatureUpsampler().eval().requires_grad_(False)):
-        settings = ProbeSettings(epochs=40, batch_size=2, lr=3e-2)
-        probe = train_probe(items, 2, Way(upsample), settings)
-        scores.append(score_probe(probe, items, 2, Way(upsample)))
+        samples = [upsampled(sample, upsample) for sample in coarse]
+        assert samples[0].features.shape == (256, 24, 32)
+        probe = train_probe(samples, 2, ProbeSettings(epochs=40, batch_size=2, lr=3e-2))
+        scores.append(score_probe(probe, samples, 2))
     assert scores[0] > 0.6
     assert scores[1] > scores[0] + 0.03
-
-
-@pytest.mark.parametrize(
-    ("network", "groups"), [(FeatureUpsampler, 1), (partial(NAF, width=64), HEADS)]
-)
-def test_the_probe_commutes_with_upsampling(dataset, encoder, network, groups):
-    """Classes on the coarse grid, upsampled, are the classes of upsampled features."""
-    (item, *_) = cache_features(encoder, dataset, 16)
-    torch.manual_seed(0)
-    upsample, probe = network().eval(), torch.nn.Conv2d(256, 2, 1)
-    images, features = item.image[None] / 255, item.features[None].float()
-    with torch.no_grad():
-        one = classify(item, probe.weight, probe.bias, Way(upsample, groups))
-        other = F.conv2d(upsample(images, features, one.shape[-2:]), probe.weight, probe.bias)
-    assert other.std() > 0.01
-    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -1,15 +1,11 @@
 """Linear probes on upsampled features: does an upsampler put features where the pixels are?
 
-The features of a fixed encoder at one stride are brought to stride 4 and classified by one 1x1
-convolution, which alone is trained (as in NAF's evaluation). Where upsampling is linear in the
-features and the same for all channels of a group, with weights that sum to 1, it commutes with
-that convolution: what each group adds to the classes is computed on the coarse grid and upsampled,
-which is the same and far cheaper.
+The features of a fixed encoder at one stride are brought to stride 4, once, and classified by one
+1x1 convolution, which alone is trained (as in NAF's evaluation).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,19 +21,6 @@ from pna.model.resize import resize
 
 Upsample = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """Images (B, 3, H, W), a map (B, C, h, w) and a size (H', W') in, (B, C, H', W') out."""
-
-
-class Way(NamedTuple):
-    """A way of upsampling.
-
-    Attributes:
-        upsample: Linear in the map, with weights that sum to 1.
-        groups: Number of groups of channels, one after the other, that have weights of their own.
-    """
-
-    upsample: Upsample
-    groups: int = 1
-
 
 _FINE = 4
 """Stride that features are brought to."""
@@ -60,26 +43,22 @@ class ProbeSettings:
     seed: int = 0
 
 
-@dataclass
-class Cached:
+@dataclass(frozen=True)
+class Sample:
     """An image with its features.
 
     Attributes:
         image: (3, H, W) uint8, padded.
         features: (C, h, w) float16.
         labels: (H, W) uint8, padded by ignored pixels.
-        size: (H, W) before padding.
     """
 
     image: Tensor
     features: Tensor
     labels: Tensor
-    size: tuple[int, int]
 
 
-def cache_features(
-    encoder: TimmEncoder, dataset: SegmentationDataset, stride: int
-) -> Iterator[Cached]:
+def encode(encoder: TimmEncoder, dataset: SegmentationDataset, stride: int) -> Iterator[Sample]:
     """Compute the features of a data set at one stride, image by image."""
     level = encoder.strides.index(stride)
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
@@ -90,80 +69,67 @@ def cache_features(
         padded = F.pad(image[None].float(), padding, mode="replicate")
         with torch.inference_mode():
             features = encoder((padded / 255 - mean) / std)[level][0]
-        yield Cached(
-            padded[0].byte(),
-            features.half(),
-            F.pad(labels, padding, value=IGNORE_INDEX),
-            (H, W),
-        )
+        yield Sample(padded[0].byte(), features.half(), F.pad(labels, padding, value=IGNORE_INDEX))
 
 
-def train_probe(
-    items: Sequence[Cached], num_classes: int, way: Way, settings: ProbeSettings
-) -> nn.Conv2d:
-    """Train a 1x1 convolution on upsampled features.
+def upsampled(sample: Sample, upsample: Upsample) -> Sample:
+    """Bring the features of a sample to stride 4."""
+    image = sample.image[None].float() / 255
+    size = [side // _FINE for side in image.shape[-2:]]
+    with torch.no_grad():
+        fine = upsample(image, sample.features[None].float(), size)[0]
+    return Sample(sample.image, fine.half(), sample.labels)
+
+
+def train_probe(samples: Sequence[Sample], num_classes: int, settings: ProbeSettings) -> nn.Conv2d:
+    """Train a 1x1 convolution on features at stride 4.
 
     Args:
-        items: The training images.
+        samples: The training images.
         num_classes: Number of classes K.
-        way: How features are upsampled.
         settings: Rates and length.
     """
     torch.manual_seed(settings.seed)
-    probe = nn.Conv2d(len(items[0].features), num_classes, 1)
+    probe = nn.Conv2d(len(samples[0].features), num_classes, 1)
     # Channels of a network differ in scale by orders of magnitude: one rate is to suit all.
-    scale = torch.stack([item.features.float().square().mean((1, 2)) for item in items]).mean(0)
-    scale = scale.sqrt().clamp(min=1e-6)
+    squares = [sample.features.float().square().mean((1, 2)) for sample in samples]
+    scale = torch.stack(squares).mean(0).sqrt().clamp(min=1e-6)[None, :, None, None]
     scaled = nn.Parameter(probe.weight.detach().clone())
     assert probe.bias is not None
     optimizer = torch.optim.Adam([scaled, probe.bias], settings.lr)
-    steps = settings.epochs * (len(items) // settings.batch_size)
+    steps = settings.epochs * (len(samples) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(settings.epochs):
         rng = np.random.default_rng(mixed_seed("order", settings.seed, epoch))
-        order = rng.permutation(len(items))
+        order = rng.permutation(len(samples))
         for start in range(0, len(order) - settings.batch_size + 1, settings.batch_size):
-            batch = [items[i] for i in order[start : start + settings.batch_size]]
-            weight = scaled / scale[None, :, None, None]
-            losses = [_loss(item, weight, probe.bias, way) for item in batch]
+            batch = [samples[i] for i in order[start : start + settings.batch_size]]
+            losses = [_loss(sample, scaled / scale, probe.bias) for sample in batch]
             optimizer.zero_grad()
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        probe.weight.copy_(scaled / scale[None, :, None, None])
+        probe.weight.copy_(scaled / scale)
     return probe
 
 
-def score_probe(probe: nn.Conv2d, items: Sequence[Cached], num_classes: int, way: Way) -> float:
+def score_probe(probe: nn.Conv2d, samples: Sequence[Sample], num_classes: int) -> float:
     """Return the mIoU of a probe at the images' own size, in [0, 1]."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     with torch.inference_mode():
-        for item in items:
-            logits = classify(item, probe.weight, probe.bias, way)
-            H, W = item.size
-            labels = resize(logits, item.image.shape[-2:])[0, :, :H, :W].argmax(0)
-            total += confusion_matrix(labels, item.labels[:H, :W], num_classes)
+        for sample in samples:
+            logits = resize(probe(sample.features[None].float()), sample.labels.shape)
+            # Padded pixels are ignored ones.
+            total += confusion_matrix(logits[0].argmax(0), sample.labels, num_classes)
     both = total.diagonal()
     union = total.sum(0) + total.sum(1) - both
     return float((both[union > 0] / union[union > 0]).mean())
 
 
-def _loss(item: Cached, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
-    logits = classify(item, weight, bias, way)
-    labels = item.labels[None, None].float()
+def _loss(sample: Sample, weight: Tensor, bias: Tensor) -> Tensor:
+    logits = F.conv2d(sample.features[None].float(), weight, bias)
+    labels = sample.labels[None, None].float()
     # The class at the center of a cell: shares of classes would blur the target.
     cells = F.interpolate(labels, size=logits.shape[-2:], mode="nearest-exact")[0].long()
     return F.cross_entropy(logits, cells, ignore_index=IGNORE_INDEX)
-
-
-def classify(item: Cached, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
-    """Compute the logits (1, K, H / 4, W / 4) of upsampled features."""
-    K, groups = len(weight), way.groups
-    # Each group of channels gives K maps of its own, which are upsampled by its weights and added.
-    parts = torch.cat(weight.chunk(groups, 1))  # (groups * K, C / groups, 1, 1)
-    coarse = F.conv2d(item.features[None].float(), parts, groups=groups)
-    images = item.image[None].float() / 255
-    fine = way.upsample(images, coarse, [side // _FINE for side in images.shape[-2:]])
-    logits = fine.reshape(1, groups, K, *fine.shape[-2:]).sum(1)
-    return logits if bias is None else logits + bias[:, None, None]
