@@ -6,7 +6,7 @@ from functools import partial
 
 from pna.lab.bench.charts import draw_growth
 from pna.lab.bench.report import Log, Report, Row
-from pna.lab.measure.memory import Work, peak_memory
+from pna.lab.measure.memory import Peak, Work, peak_memory
 from pna.lab.measure.timing import exponent, interleave, quartiles
 from pna.lab.measure.workloads import Workload, build
 from pna.lab.report import NOTHING, Table, number, rounded
@@ -72,7 +72,7 @@ def measure(settings: Settings, log: Log) -> Report:
 
 def measure_growth(
     names: Sequence[str],
-    work_of: Callable[[str, int], Work],
+    work_of: Callable[[str, int], Work | str],
     sides: Sequence[int],
     rounds: int,
     device: str,
@@ -82,7 +82,7 @@ def measure_growth(
 
     Args:
         names: Of the works; "model" in the rows.
-        work_of: From a name and the side of the images to the work.
+        work_of: From a name and the side of the images to the work, or to why it is left out.
         sides: In pixels.
         rounds: Measurements of each.
         device: The device that all run on.
@@ -96,15 +96,19 @@ def measure_growth(
 
 
 def _measure_side(
-    works: Mapping[str, Work], side: int, rounds: int, device: str, log: Log
+    works: Mapping[str, Work | str], side: int, rounds: int, device: str, log: Log
 ) -> list[Row]:
-    peaks = {}
+    peaks, calls = {}, {}
     for model, work in works.items():
+        if isinstance(work, str):
+            peaks[model] = Peak(why_not=work)
+            continue
         log(f"memory of {model} at {side}x{side}")
         peaks[model] = peak_memory(work)
+        # A model that ran out of memory in a process of its own is not tried in this one.
+        if not peaks[model].why_not:
+            calls[model] = work.prepare()
     log(f"time at {side}x{side}")
-    # A model that ran out of memory in a process of its own is not tried in this one.
-    calls = {model: work.prepare() for model, work in works.items() if not peaks[model].why_not}
     times = interleave(calls, rounds=rounds, device=device)
     rows = []
     for model, peak in peaks.items():

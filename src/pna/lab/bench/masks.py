@@ -31,12 +31,14 @@ class Settings:
         device: "cpu", "cuda" or "cuda:N".
         sides: Sides of the square images, in pixels.
         classes: Numbers of classes, the background not counted.
+        rival_sides: Sides that CascadePSP runs on too: a call takes minutes.
         rounds: Measurements of each network at each size.
     """
 
     device: str
     sides: tuple[int, ...] = (512, 1024, 2048, 4288)
     classes: tuple[int, ...] = (1, 5, 21)
+    rival_sides: tuple[int, ...] = (512,)
     rounds: int = 3
 
 
@@ -93,7 +95,9 @@ def measure(settings: Settings, log: Log) -> Report:
     numbers = {f"pna, {n} {'class' if n == 1 else 'classes'}": n for n in settings.classes}
     numbers[RIVAL] = 0
 
-    def work_of(name: str, side: int) -> MaskWork:
+    def work_of(name: str, side: int) -> MaskWork | str:
+        if name == RIVAL and side not in settings.rival_sides:
+            return "minutes a call, see --rival-sides"
         return MaskWork(numbers[name], side, settings.device)
 
     rows = measure_growth(

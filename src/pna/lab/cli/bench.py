@@ -123,6 +123,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--classes", type=positive, nargs="+", metavar="K", help="masks: of the mask (1 5 21)"
     )
+    group.add_argument(
+        "--rival-sides",
+        type=positive,
+        nargs="+",
+        metavar="PX",
+        help="masks: those that CascadePSP runs on too, minutes a call (512)",
+    )
     group.add_argument("--train-batch", type=positive, metavar="N", help="models: per step (2)")
     group.add_argument(
         "--amp",
@@ -255,6 +262,7 @@ _OPTIONS = {
     "size": "--size",
     "sides": "--sides",
     "classes": "--classes",
+    "rival_sides": "--rival-sides",
     "train_batch": "--train-batch",
     "amp": "--amp",
     "channels_last": "--channels-last",
