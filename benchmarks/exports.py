@@ -1,10 +1,13 @@
 """Exported files: size, seconds of the export, and parity by engine, model and image size.
 
     python benchmarks/exports.py [MODEL ...] [--formats onnx half int8 pt2]
+    python benchmarks/exports.py voc-lite --formats int8 --voc PATH
 
 MODEL is a bundled model, a preset (with weights at random), `mask-refiner` or `upsampler`. Each
 file is run by the engines that read it: ONNX Runtime and OpenVINO, or PyTorch (pt2); int8 by the
-first alone. Writes `results/exports.json` and `exports.md`; rows of other models stay.
+first alone. With `--voc` the int8 file is calibrated on 64 images of VOC's `train`, and both it
+and the float32 file are scored on `val`. Writes `results/exports.json` and `exports.md`; rows of
+other models stay.
 """
 
 import argparse
@@ -21,7 +24,10 @@ from trained import read_results, write_results
 
 import pna
 from pna.cli.demo import IMAGES
+from pna.data import create_dataset
+from pna.evaluate import evaluate
 from pna.export.graph import Exportable, segmentation_graph
+from pna.export.onnx_segmenter import OnnxSegmenter
 from pna.export.parity import Run, compare
 from pna.export.refiners import mask_graph, upsampling_graph
 from pna.export.write import ExportReport, write_graph
@@ -111,6 +117,29 @@ def measure(name: str, kind: str, folder: Path) -> dict[str, Any]:
     return row
 
 
+def measure_int8(name: str, voc: Path, folder: Path) -> dict[str, Any]:
+    """Export a bundled model as int8, and score both files on VOC."""
+    train, val = (create_dataset("voc2012", voc, split=split) for split in ("train", "val"))
+    images = [train.read_raw(i)[0].permute(1, 2, 0).numpy() for i in range(64)]
+    start = time.perf_counter()
+    report = pna.export_model(
+        make_model(name), folder / "int8.onnx", precision="int8", calibration=images
+    )
+    seconds = time.perf_counter() - start
+    whole = pna.export_model(make_model(name), folder / "float32.onnx").file
+    scores = {}
+    for kind, file in (("float32", whole), ("int8", report.file)):
+        final = evaluate(OnnxSegmenter(file), val, progress=False).final
+        scores[kind] = {"miou": final.miou, "boundary_miou": final.boundary_miou}
+    return {
+        "seconds": seconds,
+        "bytes": report.file.stat().st_size,
+        "machine": describe("cpu"),
+        "loss": str(report.loss),
+        "scores": scores,
+    }
+
+
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The page in Markdown."""
     sizes = dict.fromkeys(
@@ -126,7 +155,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "Made by `python benchmarks/exports.py [MODEL ...]`. Largest difference of an output from",
         "PyTorch's, as a share of its largest value, by the shape of the images; `half` computes",
         "in float16. Seconds of an export are with the comparison. int8: against the float32 file",
-        "on the bundled images.",
+        "on the images of the calibration (the bundled ones, or 64 of VOC's `train`).",
         "",
         f"| model | file | MB | seconds | engine | {' | '.join(sizes)} |",
         f"|---|---|--:|--:|---|{'--:|' * len(sizes)}",
@@ -135,7 +164,14 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for kind, row in kinds.items():
             begin = f"| {name} | {kind} | {row['bytes'] / 1e6:.1f} | {row['seconds']:.0f} |"
             if "loss" in row:
-                lines.append(f"{begin} ONNX Runtime | {row['loss']} |{' |' * (len(sizes) - 1)}")
+                text = row["loss"]
+                if "scores" in row:
+                    told = [
+                        f"{100 * found['miou']:.1f} / {100 * found['boundary_miou']:.1f} ({kind})"
+                        for kind, found in row["scores"].items()
+                    ]
+                    text += f"; mIoU / boundary IoU on VOC val: {', '.join(told)}"
+                lines.append(f"{begin} ONNX Runtime | {text} |{' |' * (len(sizes) - 1)}")
             for engine, parity in row.get("parity", {}).items():
                 cells = " | ".join(
                     f"{parity[size]:.0e}" if size in parity else "" for size in sizes
@@ -151,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Export models, and compare the files.")
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--voc", type=Path, help="the folder of VOC, to calibrate and score int8")
     args = parser.parse_args()
     results = read_results(NAME)
     for name in args.models:
@@ -160,7 +197,11 @@ def main() -> None:
             if kind == "half" and name in ("mask-refiner", "upsampler"):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                results.setdefault(name, {})[kind] = measure(name, kind, Path(folder))
+                results.setdefault(name, {})[kind] = (
+                    measure_int8(name, args.voc, Path(folder))
+                    if args.voc and kind == "int8"
+                    else measure(name, kind, Path(folder))
+                )
             print(name, kind, results[name][kind], flush=True)
             write_results(NAME, results, table(results))
 

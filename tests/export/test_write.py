@@ -106,6 +106,8 @@ class TestPt2:
     def test_it_runs_without_pna(self, model, tmp_path):
         report = pna.export_model(model, tmp_path / "model.pt2", to="pt2", stages=True)
         assert max(each.difference for each in report.parity) < 1e-4
+        # Weights and graph, not the images that were traced: those alone are 5 MB.
+        assert report.file.stat().st_size < 1e6
         extra = {f"{KEY}.json": ""}
         program = torch.export.load(report.file, extra_files=extra)
         assert Description.from_json(extra[f"{KEY}.json"], report.file) == report.description

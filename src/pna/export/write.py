@@ -224,6 +224,7 @@ def _write_pt2(program: torch.export.ExportedProgram, graph: Exportable, file: P
     text = graph.description.to_json()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights on other devices
+        program.example_inputs = None  # they would be saved too, megabytes of images
         torch.export.save(program, file, extra_files={f"{KEY}.json": text})
     # Its guards would refuse sizes at which the graph has just been compared.
     module = torch.export.load(file).module(check_guards=False)
