@@ -101,6 +101,22 @@ class TestRun:
         assert captured.err.endswith("1 of 3 images failed\n")
         assert captured.out.count("\n") == 2
 
+    def test_batches_are_reported_in_the_order_of_the_files(self, run, photos, tmp_path, capsys):
+        write_image(photos / "bb.png", (5, 7))
+        (photos / "bc.png").write_text("no image")
+        assert run(photos, "--batch", "2") == 1
+        captured = capsys.readouterr()
+        lines = [line.partition(":")[0] for line in captured.out.splitlines()]
+        assert lines == [
+            f"[{n}/5] {photos / name}"
+            for n, name in ((1, "a.jpg"), (2, "b.png"), (3, "bb.png"), (5, "c.TIF"))
+        ]
+        assert f"[4/5] {photos / 'bc.png'}: failed: can't read" in captured.err
+        with Image.open(tmp_path / "out" / "bb_labels.png") as labels:
+            assert labels.size == (7, 5)
+        assert run(photos, "--batch", "0") == 2
+        assert "expected batches of at least 1 image" in capsys.readouterr().err
+
     def test_a_large_image_is_told_of_the_option(self, run, photos, monkeypatch, capsys):
         monkeypatch.setattr(predictor, "LARGEST_WHOLE", 100)
         assert run(photos / "b.png") == 1

@@ -63,7 +63,7 @@ def test_what_is_there_is_not_done_again(model, photos, tmp_path, monkeypatch):
     worker = Worker(str(model), str(tmp_path / "out"), "cpu", WHOLE, False)
     sources = [str(photos / f"p{n}.png") for n in range(2)]
     first = take(worker, sources)
-    monkeypatch.setattr(worker, "predictor", None)
+    monkeypatch.setattr(worker.predictor, "model", None)
     assert take(worker, sources) == [("found", about) for _, about in first]
 
 

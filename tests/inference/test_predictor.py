@@ -177,6 +177,51 @@ class TestInputs:
         assert np.array_equal(found[1].scores, predictor(images[1], scores=True).scores)
         assert predictor([]) == []
 
+    def test_images_of_one_size_run_together(self):
+        model = by_brightness()
+        sizes = []
+        model.register_forward_hook(lambda m, given, out: sizes.append(len(given[0])))
+        predictor = Predictor(model, device="cpu", batch_size=2)
+        images = [half_bright(), half_bright(5, 7), half_bright(), half_bright(5, 7)[::-1].copy()]
+        found = predictor([*images, half_bright()], stages=True, scores=True, similar=None)
+        assert sizes == [2, 2, 1]
+        alone = Predictor(by_brightness(), device="cpu")
+        for one, image in zip(found, images, strict=False):
+            expected = alone(image, stages=True, scores=True)
+            assert np.array_equal(one.image, image)
+            assert np.array_equal(one.labels, expected.labels)
+            assert np.array_equal(one.stages[0], expected.stages[0])
+            assert np.array_equal(one.scores, expected.scores)
+
+    def test_few_images_of_various_sizes_are_held(self):
+        predictor = Predictor(by_brightness(), device="cpu", batch_size=2)
+        read = []
+
+        def images():
+            for i in range(40):
+                read.append(i)
+                yield half_bright(4 + i, 8)
+
+        for done, (number, _) in enumerate(predictor.each(images())):
+            assert number == done
+            assert len(read) - done <= 8
+
+    def test_what_is_too_much_together_runs_alone(self):
+        model = by_brightness()
+
+        def fill(module, given, out):
+            if len(given[0]) > 1:
+                torch.empty(2**62, dtype=torch.uint8)
+
+        model.classify.register_forward_hook(fill)
+        predictor = Predictor(model, device="cpu", batch_size=3)
+        assert [number for number, _ in predictor.each([half_bright()] * 3)] == [0, 1, 2]
+        assert all(one.labels.shape == (12, 16) for one in predictor([half_bright()] * 3))
+
+    def test_an_empty_batch_is_refused(self):
+        with pytest.raises(PnaError, match=r"^expected batches of at least 1 image"):
+            Predictor(by_brightness(), device="cpu", batch_size=0)
+
     @pytest.mark.parametrize(
         ("image", "message"),
         [

@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +47,22 @@ def run_each(
     if failed:
         print(f"{failed} of {len(items)} {noun} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def in_order(results: Iterable[tuple[int, Item]]) -> Iterator[Item]:
+    """Yield numbered results in the order of their numbers, from 0.
+
+    Example:
+        >>> list(in_order([(1, "b"), (0, "a"), (2, "c")]))
+        ['a', 'b', 'c']
+    """
+    held: dict[int, Item] = {}
+    due = 0
+    for number, result in results:
+        held[number] = result
+        while due in held:
+            yield held.pop(due)
+            due += 1
 
 
 def check_names(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine`, `--address`, `--replicas`, `--cpus`, `--gpus` and `--batch`."""
+    """Add `--engine`, `--address`, `--replicas`, `--cpus` and `--gpus`."""
     group = parser.add_argument_group(
         "clusters",
         "With --engine ray, inputs may also be Parquet files (columns name and bytes, or "
@@ -34,9 +34,6 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cpus", type=int, metavar="N", help="cores of a replica (default: 1)")
     group.add_argument("--gpus", type=float, metavar="N", help="GPUs of a replica (default: 0)")
-    group.add_argument(
-        "--batch", type=int, metavar="N", help="images that a replica takes at a time (default: 16)"
-    )
 
 
 def check_cluster_arguments(args: argparse.Namespace) -> None:
@@ -45,7 +42,7 @@ def check_cluster_arguments(args: argparse.Namespace) -> None:
     Raises:
         PnaError: Options of a cluster without one, or options that a cluster does not have.
     """
-    names = ["address", "replicas", "cpus", "gpus", "batch"]
+    names = ["address", "replicas", "cpus", "gpus"]
     why = "is for --engine ray"
     if args.engine is not None:
         names = ["stages", "similar", "smooth", "frames"]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pna.cli.batch import check_names, find_images, report_left_out, run_each
+from pna.cli.batch import check_names, find_images, in_order, report_left_out, run_each
 from pna.cli.cluster import add_cluster_arguments, check_cluster_arguments, run_on_cluster
 from pna.cli.options import add_device_argument, add_tiling_arguments, load_model, tiling_of
 from pna.cli.progress import ProgressLine
@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write NAME_scores.npz: `scores`, float16 probabilities (classes, height, "
         "width), and `classes`, their names; of a raster NAME_scores.tif, a band for each class",
     )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images of one size that run together (default: 1; on a CPU more are no faster); with "
+        "--engine ray, images that a replica takes at a time, run together on a GPU (default: 16)",
+    )
     add_device_argument(parser)
     add_tiling_arguments(parser)
     add_raster_arguments(parser)
@@ -105,7 +112,10 @@ def _run_here(args: argparse.Namespace) -> int:
     rasters = set(images) if options else {path for path in images if is_raster(path)}
     if rasters:
         refuse_with_rasters(args, ("stages", "similar"))
-    predictor = Predictor(load_model(args), device=args.device, tiling=tiling)
+    batch_size = 1 if args.batch is None else args.batch
+    predictor = Predictor(
+        load_model(args), device=args.device, tiling=tiling, batch_size=batch_size
+    )
     args.out.mkdir(parents=True, exist_ok=True)
 
     def segment_large(path: Path) -> str:
@@ -123,6 +133,11 @@ def _run_here(args: argparse.Namespace) -> int:
         write_preview(report, path, predictor.model, args.bands, args.scale)
         return describe_report(report)
 
+    photos = [path for path in images if path not in rasters]
+    results = in_order(
+        predictor.each(photos, stages=args.stages, similar=args.similar, scores=args.scores)
+    )
+
     def segment(path: Path) -> str:
         if is_video(path):
             smooth = args.smooth or 0.0
@@ -130,9 +145,11 @@ def _run_here(args: argparse.Namespace) -> int:
             return describe_clip(report)
         if path in rasters:
             return segment_large(path)
-        prediction = predictor(path, stages=args.stages, similar=args.similar, scores=args.scores)
-        write_results(prediction, args.out, path.stem, point=args.similar)
-        return describe(prediction)
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        write_results(result, args.out, path.stem, point=args.similar)
+        return describe(result)
 
     def hint(error: Exception) -> str:
         is_large = isinstance(error, ImageTooLargeError) and args.similar is None

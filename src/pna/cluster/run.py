@@ -107,7 +107,7 @@ def segment_images(
         device: Where a replica runs; None takes its GPU where it has one.
         tiling: As for `Predictor`.
         scores: Also write the probabilities.
-        batch_size: Images that a replica takes at a time.
+        batch_size: Images that a replica takes at a time; those of one size run together on a GPU.
         progress: Called before the first image and after each.
 
     Raises:
@@ -131,6 +131,8 @@ def segment_images(
                 "device": device or replicas.device,
                 "tiling": tiling,
                 "scores": scores,
+                # On a CPU a batch is no faster and takes its memory.
+                "batch_size": batch_size if replicas.gpus else 1,
             },
             batch_size=batch_size,
             batch_format="pyarrow",

@@ -3,13 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pna.cluster.items import result_name
-from pna.errors import PnaError
 from pna.extras import require
 from pna.files import write_text_atomically
 from pna.inference.tiling import TilingConfig
+
+if TYPE_CHECKING:
+    from pna.inference.predictor import Prediction
 
 
 class Worker:
@@ -21,10 +23,17 @@ class Worker:
         device: Such as "cpu" or "cuda".
         tiling: As for `Predictor`.
         scores: Also write the probabilities.
+        batch_size: Images of one size that run together.
     """
 
     def __init__(
-        self, model: str, out: str, device: str, tiling: TilingConfig, scores: bool
+        self,
+        model: str,
+        out: str,
+        device: str,
+        tiling: TilingConfig,
+        scores: bool,
+        batch_size: int = 1,
     ) -> None:
         import torch
 
@@ -32,7 +41,7 @@ class Worker:
 
         # Ray sets the variable to the cores that this actor has; numba and OpenMP follow it.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        self.predictor = Predictor(model, device=device, tiling=tiling)
+        self.predictor = Predictor(model, device=device, tiling=tiling, batch_size=batch_size)
         self.out = Path(out)
         self.scores = scores
 
@@ -46,31 +55,35 @@ class Worker:
             A table with a row for each image: its `status`, done, found or failed, and its `line`
             of the manifest or of the list of errors.
         """
-        rows = [self._take(row["source"], row["content"]) for row in batch.to_pylist()]
-        statuses, entries = zip(*rows, strict=True)
-        lines = [json.dumps(entry) for entry in entries]
-        return require("pyarrow").table({"status": list(statuses), "line": lines})
+        images = batch.to_pylist()
+        entries = [Path(f"{self.out / result_name(image['source'])}.json") for image in images]
+        rows = {
+            i: ("found", json.loads(entry.read_text(encoding="utf-8")))
+            for i, entry in enumerate(entries)
+            if entry.exists()  # written last, so all results are there
+        }
+        new = [i for i in range(len(images)) if i not in rows]
+        contents = (
+            images[i]["source"] if images[i]["content"] is None else images[i]["content"]
+            for i in new
+        )
+        for number, result in self.predictor.each(contents, scores=self.scores):
+            i = new[number]
+            source = images[i]["source"]
+            # What is wrong with one image does not stop the others; a full disk stops them all.
+            if isinstance(result, Exception):
+                rows[i] = "failed", {"source": source, "error": str(result)}
+            else:
+                rows[i] = "done", self._write(source, result, entries[i])
+        statuses, lines = zip(*(rows[i] for i in range(len(images))), strict=True)
+        return require("pyarrow").table(
+            {"status": list(statuses), "line": [json.dumps(line) for line in lines]}
+        )
 
-    def _take(self, source: str, content: bytes | None) -> tuple[str, dict[str, Any]]:
-        entry = Path(f"{self.out / result_name(source)}.json")
-        if entry.exists():  # written last, so all results are there
-            found: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
-            return "found", found
-        try:
-            return "done", self._segment(source, content, entry)
-        # What is wrong with one image does not stop the others; a full disk stops them all.
-        except PnaError as error:
-            return "failed", {"source": source, "error": str(error)}
-        except OSError as error:
-            if error.filename != source:
-                raise
-            return "failed", {"source": source, "error": str(error)}
-
-    def _segment(self, source: str, content: bytes | None, entry: Path) -> dict[str, Any]:
+    def _write(self, source: str, prediction: "Prediction", entry: Path) -> dict[str, Any]:
         from pna.draw import save_labels
         from pna.draw.palette import count_labels
 
-        prediction = self.predictor(source if content is None else content, scores=self.scores)
         entry.parent.mkdir(parents=True, exist_ok=True)
         file = entry.with_name(f"{entry.stem}_labels.png")
         space = prediction.label_space

@@ -1,9 +1,9 @@
 """`Predictor`: images in any form, one at a time or a list, to label maps as plain arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from pna.model.segmenter import BaseSegmenter, StageSimilarity
 # Pixels of an image that is run whole: beyond it the smallest bundled model takes more than 30 GB
 # (370 bytes a pixel, measured at 2448x2448), and a system without them kills the process.
 LARGEST_WHOLE = 89_478_485  # Pillow's own limit
+
+_HELD = 4  # batches of images of various sizes that are held while none of them is full
 
 _USE_TILES = "run it in tiles: Predictor(..., tiling=TilingConfig(tile=(1024, 1024)))"
 
@@ -72,6 +74,23 @@ class Prediction:
         write_atomically(Path(path), save)
 
 
+class _Image(NamedTuple):
+    """An image to run.
+
+    Attributes:
+        pixels: (C, H, W) uint8, or float in [0, 1], on any device.
+        shown: (H, W, 3) uint8, the picture of it.
+    """
+
+    pixels: Tensor
+    shown: UInt8Array
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What images of one batch share."""
+        return self.pixels.shape, self.pixels.dtype, self.pixels.device
+
+
 class Predictor:
     """Segments images with one model.
 
@@ -85,9 +104,11 @@ class Predictor:
             the CPU.
         tiling: Whole images, or a sliding window where they are too large for the memory, and
             test-time augmentation.
+        batch_size: Images of a list that run together where their sizes are equal, with so many
+            times the memory. On a CPU it is no faster.
 
     Raises:
-        PnaError: There is no such model, or no such device here.
+        PnaError: There is no such model, or no such device here; the batch is below 1.
 
     Example:
         >>> import numpy as np
@@ -104,13 +125,17 @@ class Predictor:
         *,
         device: Device | None = None,
         tiling: TilingConfig = WHOLE,
+        batch_size: int = 1,
     ) -> None:
+        if batch_size < 1:
+            raise PnaError(f"expected batches of at least 1 image, got {batch_size=}")
         self.device = find_device(device)  # before a model is read: a wrong name ends it at once
         if isinstance(model, str | Path):
             from pna.inference.opening import open_model
 
             model = open_model(model, device=self.device)
         self.tiling = tiling
+        self.batch_size = batch_size
         self.model = model.to(self.device).eval()
 
     @overload
@@ -148,7 +173,7 @@ class Predictor:
                 (H, W, 3) uint8 RGB (gray and alpha too, see `pna.data.images.read_image`), or a
                 tensor (3, H, W) RGB, uint8 or float in [0, 1]. A model of other bands takes a path,
                 which rasterio reads, or a tensor (C, H, W). A list or tuple of them gives a list;
-                its images are run one after the other, so their sizes may differ.
+                their sizes may differ.
             stages: Also return the label maps of P0 (coarse) to Pn; an ONNX file must hold them.
             similar: A pixel (x, y), from (0, 0) at the top left; also return the weights of its
                 neighborhood at each stage.
@@ -159,10 +184,79 @@ class Predictor:
             ImageTooLargeError: The image is too large to be run whole, or memory did not suffice.
             PnaError: The image cannot be read, or `similar` lies outside of it.
         """
-        if isinstance(image, list | tuple):
-            return [self(one, stages=stages, similar=similar, scores=scores) for one in image]
-        batch, array = _read(image, len(self.model.mean), self.model.bands)
-        height, width = array.shape[:2]
+        if not isinstance(image, list | tuple):
+            read = self._read(image, similar)
+            return self._run([read], stages=stages, similar=similar, scores=scores)[0]
+        results = {}
+        for number, result in self.each(image, stages=stages, similar=similar, scores=scores):
+            if isinstance(result, Exception):
+                raise result
+            results[number] = result
+        return [results[i] for i in range(len(image))]
+
+    def each(
+        self,
+        images: Iterable[ImageLike | Tensor],
+        *,
+        stages: bool = False,
+        similar: tuple[int, int] | None = None,
+        scores: bool = False,
+    ) -> Iterator[tuple[int, Prediction | PnaError | OSError]]:
+        """Segment many images, and go on after one that fails.
+
+        Args:
+            images: As in a call. They are read one by one, and few are held at a time.
+            stages: As in a call.
+            similar: As in a call.
+            scores: As in a call.
+
+        Yields:
+            The number of an image, from 0, and its prediction, or the error in place of one. With a
+            batch size above 1 the order is not that of the images.
+
+        Example:
+            >>> import numpy as np
+            >>> import pna
+            >>> predictor = pna.Predictor("voc-lite", device="cpu", batch_size=2)
+            >>> image = np.zeros((60, 80, 3), np.uint8)
+            >>> for number, result in predictor.each([image, "absent.jpg", image]):
+            ...     print(number, type(result).__name__)
+            1 MissingFileError
+            0 Prediction
+            2 Prediction
+        """
+        options = {"stages": stages, "similar": similar, "scores": scores}
+        waiting: dict[tuple[object, ...], dict[int, _Image]] = {}  # by kind, until a batch is full
+        for number, image in enumerate(images):
+            try:
+                read = self._read(image, similar)
+            except (PnaError, OSError) as error:
+                yield number, error
+                continue
+            waiting.setdefault(read.kind, {})[number] = read
+            if len(waiting[read.kind]) == self.batch_size:
+                yield from self._run_each(waiting.pop(read.kind), **options)
+            elif sum(map(len, waiting.values())) == _HELD * self.batch_size:
+                yield from self._run_each(waiting.pop(next(iter(waiting))), **options)
+        for part in waiting.values():
+            yield from self._run_each(part, **options)
+
+    def _run_each(
+        self, images: dict[int, _Image], **options: Any
+    ) -> Iterator[tuple[int, Prediction | PnaError]]:
+        try:
+            yield from zip(images, self._run([*images.values()], **options), strict=True)
+        except PnaError as error:
+            if len(images) == 1:
+                yield next(iter(images)), error
+                return
+            for number, image in images.items():  # what is too much together may run alone
+                yield from self._run_each({number: image}, **options)
+
+    def _read(self, image: ImageLike | Tensor, similar: tuple[int, int] | None) -> _Image:
+        """Read an image, and check that it can be run."""
+        read = _decode(image, len(self.model.mean), self.model.bands)
+        height, width = read.shown.shape[:2]
         # Windows of coarse stages are larger than tiles, so similarity needs the whole image.
         is_run_whole = self.tiling.tile is None or similar is not None
         if is_run_whole and height * width > LARGEST_WHOLE:
@@ -176,42 +270,58 @@ class Predictor:
                 f"the pixel (x, y) = {similar} lies outside the image of {width} x {height} "
                 f"pixels: expected x in [0, {width - 1}] and y in [0, {height - 1}]"
             )
+        return read
+
+    def _run(
+        self,
+        images: Sequence[_Image],
+        *,
+        stages: bool,
+        similar: tuple[int, int] | None,
+        scores: bool,
+    ) -> list[Prediction]:
+        """Run images of one size and type together."""
+        batch = torch.stack([image.pixels for image in images])
         try:
             with torch.inference_mode():
                 output = stage_labels(
                     self.model, batch, tiling=self.tiling, stages=stages, scores=scores
                 )
-                near: list[StageSimilarity] = []
+                near: list[list[StageSimilarity]] = []
                 if similar is not None:
-                    near = similarity(self.model, batch, similar)
+                    near = [similarity(self.model, one[None], similar) for one in batch]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            height, width = images[0].shown.shape[:2]
+            count = "an image" if len(images) == 1 else f"{len(images)} images"
             raise ImageTooLargeError(
-                f"the memory of {self.device} does not suffice for an image of {width} x {height} "
+                f"the memory of {self.device} does not suffice for {count} of {width} x {height} "
                 f"pixels, {self.tiling}: {_USE_TILES}, or smaller ones"
             ) from error
-        return Prediction(
-            image=array,
-            labels=output.final[0].cpu().numpy(),
-            label_space=self.model.labels,
-            stages=[labels[0].cpu().numpy() for labels in output.stages],
-            scores=None if output.scores is None else output.scores[0].numpy(),
-            # A clone made out here is an ordinary tensor, not one of inference mode.
-            similarity=None
-            if similar is None
-            else [one._replace(weights=one.weights.clone().float().cpu()) for one in near],
-        )
+        final = output.final.cpu().numpy()
+        maps = [labels.cpu().numpy() for labels in output.stages]
+        return [
+            Prediction(
+                image=image.shown,
+                labels=final[i],
+                label_space=self.model.labels,
+                stages=[labels[i] for labels in maps],
+                scores=None if output.scores is None else output.scores[i].numpy(),
+                # A clone made out here is an ordinary tensor, not one of inference mode.
+                similarity=None
+                if similar is None
+                else [one._replace(weights=one.weights.clone().float().cpu()) for one in near[i]],
+            )
+            for i, image in enumerate(images)
+        ]
 
 
-def _read(
-    image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None
-) -> tuple[Tensor, UInt8Array]:
-    """Return a batch of one, (1, C, H, W) uint8 or float in [0, 1], and the picture to show."""
+def _decode(image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | None) -> _Image:
     if not isinstance(image, Tensor):
         if bands is None and channels == 3:
             array = read_image(image)
-            return torch.from_numpy(array).permute(2, 0, 1)[None], array
+            return _Image(torch.from_numpy(array).permute(2, 0, 1), array)
         if bands is None or not isinstance(image, str | Path):
             raise PnaError(
                 f"the model takes images of {channels} channels: expected a tensor ({channels}, H, "
@@ -219,7 +329,7 @@ def _read(
                 f"{type(image).__name__}"
             )
         planes, _ = read_band_image(Path(image), bands)
-        return torch.from_numpy(planes)[None], to_picture(planes, bands)
+        return _Image(torch.from_numpy(planes), to_picture(planes, bands))
     image = image.detach()
     known = (1, 3) if channels == 3 else (channels,)
     if image.ndim != 3 or image.shape[0] not in known or 0 in image.shape:
@@ -240,4 +350,4 @@ def _read(
         raise PnaError(f"expected a tensor of uint8 or of floats in [0, 1], got {image.dtype}")
     if shown.is_floating_point():
         shown = shown.float()  # NumPy has no bfloat16
-    return image[None], to_picture(shown.numpy(), bands)
+    return _Image(image, to_picture(shown.numpy(), bands))
