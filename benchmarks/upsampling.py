@@ -1,17 +1,18 @@
 """Train the feature upsampler and probe it, beside other ways of upsampling.
 
     python benchmarks/upsampling.py train RUN --data PATH [--network upsampler] [--steps N]
-    python benchmarks/upsampling.py probe [RUN ...] --data PATH [--set voc]
+    python benchmarks/upsampling.py probe RUN ... --data PATH [--set voc] [--strides 16 32]
     python benchmarks/upsampling.py time [--rounds 5]
     python benchmarks/upsampling.py bundle RUN
 
 Networks: `upsampler` (the one that is bundled) and `naf`, at a quarter of the authors' width, which
 makes it about as large (43,000 parameters against 28,000). PATH holds `crisp`, and `camvid` or
 `voc2012`. `probe` writes `results/upsampling.json` and `upsampling.md`: the mIoU of a linear
-classifier on the features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4, by
-every run, by the bundled network and by bilinear and joint bilateral upsampling. `time` measures
-milliseconds and memory of one call by the bundled network and by NAF at its authors' width, with
-keys on the grid of the features and repeated to that of the result, and adds them to these files.
+classifier on the features of EfficientNet-Lite0 at strides 16 and 32, upsampled to stride 4. In
+place of a RUN it takes `bilinear`, `joint-bilateral` and `upsampler`, the bundled network. `time`
+measures milliseconds and memory of one call by the bundled network and by NAF at its authors'
+width, with keys on the grid of the features and repeated to that of the result, and adds them to
+these files.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def bundled(images: Tensor, features: Tensor, size: Any) -> Tensor:
 
 FIXED: Mapping[str, Upsample] = {
     "bilinear": bilinear,
-    "joint bilateral": joint_bilateral,
+    "joint-bilateral": joint_bilateral,
     "upsampler": bundled,
 }
 TIMED: Mapping[str, Callable[[], Upsample]] = {
@@ -169,13 +170,13 @@ def measure_time(rounds: int) -> None:
     write_results("upsampling", results, table(results))
 
 
-def probe(runs: list[Path], data: Path, part: str) -> None:
-    """Score all ways on a data set, at both strides."""
+def probe(names: list[Path], data: Path, part: str, strides: list[int]) -> None:
+    """Score ways, or runs, on a data set."""
     encoder = create_encoder(ENCODER).eval().requires_grad_(False)
-    ways: dict[str, Upsample] = {**FIXED, **{run.name: load_run(run) for run in runs}}
+    ways = {name.name: FIXED.get(str(name)) or load_run(name) for name in names}
     training, validation = (DATASETS[part](data, split) for split in ("train", "val"))
     classes = training.labels.num_classes
-    for stride in (16, 32):
+    for stride in strides:
         coarse = [list(encode(encoder, images, stride)) for images in (training, validation)]
         for name, way in ways.items():
             fitted = train_probe([upsampled(x, way) for x in coarse[0]], classes, ProbeSettings())
@@ -259,10 +260,11 @@ def main() -> None:
         work=lambda a: train(a.run, a.data, a.network, a.steps, a.seed),
     )
     probing = commands.add_parser("probe")
-    probing.add_argument("runs", nargs="*", type=Path)
+    probing.add_argument("runs", nargs="+", type=Path, help=f"or {', '.join(FIXED)}")
+    probing.add_argument("--strides", nargs="+", type=int, choices=(16, 32), default=(16, 32))
     probing.add_argument("--data", type=Path, required=True)
     probing.add_argument("--set", choices=DATASETS, default="camvid")
-    probing.set_defaults(work=lambda a: probe(a.runs, a.data, a.set))
+    probing.set_defaults(work=lambda a: probe(a.runs, a.data, a.set, a.strides))
     timing = commands.add_parser("time")
     timing.add_argument("--rounds", type=int, default=5)
     timing.set_defaults(work=lambda a: measure_time(a.rounds))
