@@ -115,7 +115,12 @@ def refine_by(network: MaskRefiner, config: RefineConfig) -> RefineForeground:
 
 def refine_by_cascadepsp(network: CascadePSP, config: RefineConfig) -> RefineForeground:
     """Make the function that refines a mask by CascadePSP, which has no strength and no radius."""
-    return lambda image, given: refine_with(network, image, given > 0.5)
+
+    def refine(image: ImageArray, given: FloatArray) -> FloatArray:
+        # At the images' own size, as it was trained: 900 pixels would enlarge them.
+        return refine_with(network, image, given > 0.5, side=min(900, max(image.shape[:2])))
+
+    return refine
 
 
 NETWORKS: Mapping[str, Network] = {

@@ -18,12 +18,18 @@ from rasters import shades, write_raster
         (["--engine", "ray", "--memory", "2GB"], "--memory: expected rasters that are named"),
         (["--engine", "ray", "--smooth", "0.5"], "--smooth is not for --engine ray"),
         (["--engine", "ray", "--replicas", "0"], "expected replicas and their cores from 1"),
+        (["--engine", "ray", "--batch", "0"], "expected batches of at least 1 image"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, capsys, words, message):
     assert main(["segment", str(tmp_path), "-o", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_videos_are_not_for_a_cluster(tmp_path, capsys):
+    assert main(["segment", "clip.mp4", "-o", str(tmp_path / "out"), "--engine", "ray"]) == 2
+    assert "clip.mp4: videos are not for --engine ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("failed", [0, 2])

@@ -57,6 +57,17 @@ def test_what_does_not_fit_names_the_file(checkpoint, tmp_path, capsys, words, m
     assert not (tmp_path / "model").exists()
 
 
+def test_weights_that_are_no_numbers(checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    name = next(k for k, x in content["state_dict"].items() if x.is_floating_point())
+    content["state_dict"][name].fill_(torch.nan)
+    torch.save(content, tmp_path / "bad.pth")
+    words = [str(tmp_path / "bad.pth"), "-o", str(tmp_path / "model"), "--upsample", "bilinear"]
+    assert main(["convert", *words]) == 2
+    assert "bad.pth: 1 weights hold infinite values or none (NaN)" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_no_file(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "none.pth"), "-o", str(tmp_path)]) == 2
     assert "pna convert: no checkpoint at" in capsys.readouterr().err

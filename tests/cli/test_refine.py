@@ -295,6 +295,16 @@ class TestOptions:
         assert run(photo, mask, "--classes", classes) == 1
         assert re.search(f"failed: .*{message}", capsys.readouterr().err)
 
+    def test_a_mask_without_the_classes_is_told(self, refined, capsys):
+        refined(LABELS, "--classes", "7")
+        assert "pixels changed: it has none of the classes 7" in capsys.readouterr().out
+
+    def test_a_file_is_no_folder(self, run, tmp_path):
+        photo, mask = save_photo(tmp_path / "p.jpg"), save(tmp_path / "m.png", LABELS)
+        (tmp_path / "taken").touch()
+        with pytest.raises(PnaError, match="taken is a file: expected a folder"):
+            run(photo, mask, out=tmp_path / "taken")
+
     def test_numbers_are_those_of_the_file(self, refined, calls, configs):
         """16 bits hold larger numbers than a label: they are numbered anew inside."""
         wide = LABELS.astype(np.uint16) * 1000

@@ -1,7 +1,13 @@
 """Inputs of a cluster's run: paths, lists, Parquet files, shards."""
 
+import io
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pna.cluster import items
 from pna.cluster.items import find_inputs, result_name
 from pna.errors import MissingFileError, PnaError
 
@@ -38,3 +44,48 @@ def test_results_of_equal_stems_keep_apart():
     assert all(name.split("/")[1].startswith("street-") for name in names)
     assert result_name("/shards/s.tar#photos/0001")[3:].startswith("0001-")
     assert len(result_name("/" + 300 * "x" + ".png")) < 120
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"name": ["a", "b", "a"], "bytes": [b"", b"", b""]}, "several rows have the name 'a'"),
+        ({"name": ["a", None], "bytes": [b"", b""]}, "1 rows have nothing in the column name"),
+        ({"image_path": [1, 2]}, "expected text in the column image_path, got int64"),
+        ({"image_path": ["a.jpg", None]}, "1 rows have nothing in the column image_path"),
+        ({"name": ["a"]}, "expected the columns name and bytes, or image_path, got name"),
+    ],
+)
+def test_rows_that_tell_no_image(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(PnaError, match=rf"a\.parquet: {message}"):
+        items._check_columns(tmp_path / "a.parquet")
+
+
+def shard(path, names, keep=None):
+    with tarfile.open(path, "w") as file:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            file.addfile(member, io.BytesIO(bytes(700)))
+    path.write_bytes(path.read_bytes()[:keep])
+    return pa.table({"source": [str(path)]})
+
+
+def read(batch):
+    return [row for table in items._of_shards(batch) for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("keep", "whole"),
+    [(None, 3), (100, 0), (512 + 300, 0), (1536 + 100, 1), (1536 + 512 + 200, 1)],
+    ids=["whole", "first header", "first image", "second header", "second image"],
+)
+def test_a_shard_that_is_cut_off_is_named(tmp_path, keep, whole):
+    path = tmp_path / "s.tar"
+    rows = read(shard(path, ["a.png", "b.jpg", "c.png"], keep))
+    assert [row["source"] for row in rows[:whole]] == [
+        f"{path}#{n}" for n in ("a.png", "b.jpg", "c.png")
+    ][:whole]
+    rest = [(row["source"], row["content"]) for row in rows[whole:]]
+    assert rest == ([] if keep is None else [(str(path), None)])

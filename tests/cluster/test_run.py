@@ -97,6 +97,12 @@ def test_all_kinds_of_inputs_and_a_restart(cluster, model, tmp_path):
     assert not (tmp_path / "out" / "errors.jsonl").exists()
     assert len(list(read_manifest(tmp_path / "out"))) == 11
 
+    # Results of other options do not mix with these.
+    with pytest.raises(PnaError, match=r"another run began, with another tiling, scores: finish"):
+        segment_images(
+            inputs, model, tmp_path / "out", scores=True, tiling=pna.TilingConfig(flip=True)
+        )
+
 
 def test_columns_that_are_not_there(cluster, model, tmp_path):
     import pyarrow as pa

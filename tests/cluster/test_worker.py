@@ -90,3 +90,30 @@ def test_a_full_disk_is_no_fault_of_the_image(model, photos, tmp_path, monkeypat
     monkeypatch.setattr("pna.draw.save_labels", fail)
     with pytest.raises(OSError, match="No space"):
         take(worker, [str(photos / "p0.png")])
+
+
+def test_an_entry_that_was_cut_off_is_made_anew(model, photos, tmp_path):
+    worker = Worker(str(model), str(tmp_path / "out"), "cpu", WHOLE, False)
+    source = str(photos / "p0.png")
+    [(_, about)] = take(worker, [source])
+    entry = tmp_path / "out" / about["file"].replace("_labels.png", ".json")
+    entry.write_text(entry.read_text()[:20])
+    assert take(worker, [source]) == [("done", about)]
+    assert take(worker, [source]) == [("found", about)]
+
+
+def test_a_damaged_archive_is_named(model, tmp_path):
+    worker = Worker(str(model), str(tmp_path / "out"), "cpu", WHOLE, False)
+    (tmp_path / "s.tar").write_bytes(b"no archive")
+    [(status, about)] = take(worker, [f"{tmp_path}/s.tar"])
+    assert (status, about["source"]) == ("failed", f"{tmp_path}/s.tar")
+    assert about["error"].startswith("the archive is damaged")
+
+
+def test_no_image_is_no_row(model, tmp_path):
+    worker = Worker(str(model), str(tmp_path / "out"), "cpu", WHOLE, False)
+    rows = worker(
+        pa.table({"source": pa.array([], pa.string()), "content": pa.array([], pa.binary())})
+    )
+    assert rows.num_rows == 0
+    assert rows.schema.names == ["status", "line"]

@@ -113,3 +113,13 @@ class TestRefusals:
     def test_images_of_another_range_are_warned_of(self, files):
         with pytest.warns(UserWarning, match=r"expected images in \[0, 1\]"):
             OnnxSegmenter(files[True])(torch.full((1, 3, 4, 4), 200.0))
+
+
+def test_a_file_of_one_size_takes_batches_one_by_one(tmp_path):
+    file = tmp_path / "fixed.onnx"
+    pna.export_model(ColorSegmenter(), file, size=(8, 12))
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8))
+    expected = pna.Predictor(ColorSegmenter(), device="cpu")(images, scores=True)
+    found = pna.Predictor(file, device="cpu", batch_size=2)(images, scores=True)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)

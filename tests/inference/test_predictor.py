@@ -193,6 +193,30 @@ class TestInputs:
             assert np.array_equal(one.stages[0], expected.stages[0])
             assert np.array_equal(one.scores, expected.scores)
 
+    def test_an_odd_image_does_not_wait_for_the_end(self):
+        predictor = Predictor(by_brightness(), device="cpu", batch_size=2)
+        images = [half_bright(9, 9), *[half_bright()] * 30]
+        numbers = [number for number, _ in predictor.each(images)]
+        assert sorted(numbers) == list(range(31))
+        assert numbers.index(0) <= 10
+
+    def test_a_tensor_may_be_filled_anew(self):
+        predictor = Predictor(by_brightness(), device="cpu", batch_size=3)
+        one = torch.empty(3, 4, 5)
+
+        def images():
+            for value in (0.0, 1.0, 0.0):
+                yield one.fill_(value)
+
+        found = dict(predictor.each(images()))
+        assert [int(found[i].labels[0, 0]) for i in range(3)] == [0, 2, 0]
+        assert [int(found[i].image[0, 0, 0]) for i in range(3)] == [0, 255, 0]
+
+    @pytest.mark.parametrize("image", ["a.jpg", b"bytes", half_bright(), torch.zeros(3, 4, 5)])
+    def test_one_image_is_not_several(self, image):
+        with pytest.raises(PnaError, match="^expected several images, got one"):
+            next(Predictor(by_brightness(), device="cpu").each(image))
+
     def test_few_images_of_various_sizes_are_held(self):
         predictor = Predictor(by_brightness(), device="cpu", batch_size=2)
         read = []
@@ -204,7 +228,7 @@ class TestInputs:
 
         for done, (number, _) in enumerate(predictor.each(images())):
             assert number == done
-            assert len(read) - done <= 8
+            assert len(read) - done <= 9
 
     def test_what_is_too_much_together_runs_alone(self):
         model = by_brightness()
@@ -218,9 +242,10 @@ class TestInputs:
         assert [number for number, _ in predictor.each([half_bright()] * 3)] == [0, 1, 2]
         assert all(one.labels.shape == (12, 16) for one in predictor([half_bright()] * 3))
 
-    def test_an_empty_batch_is_refused(self):
+    @pytest.mark.parametrize("batch_size", [0, 2.5, "4", None])
+    def test_no_batch_is_refused(self, batch_size):
         with pytest.raises(PnaError, match=r"^expected batches of at least 1 image"):
-            Predictor(by_brightness(), device="cpu", batch_size=0)
+            Predictor(by_brightness(), device="cpu", batch_size=batch_size)
 
     @pytest.mark.parametrize(
         ("image", "message"),

@@ -216,7 +216,7 @@ def test_the_part_of_another_run_is_not_taken(image, tmp_path):
     mask = write_mask(tmp_path, np.roll(truth(), 5, 1).astype(np.uint8))
     with pytest.raises(KeyboardInterrupt):
         refine_raster(Stops(after=2), image, mask, tmp_path / "out", config=PARTS)
-    with pytest.raises(PnaError, match="another run, with another strength"):
+    with pytest.raises(PnaError, match="what another run began, with another strength"):
         refine(image, mask, tmp_path, config=RefineConfig(core=64, margin=32, strength=0.9))
 
 
@@ -294,3 +294,13 @@ def test_1600_megapixels_fit_into_a_gigabyte(tmp_path):
     expected = np.zeros((2_200, 2_200), np.uint8)
     expected[100:2_100, 100:2_100] = 220
     np.testing.assert_array_equal(written, expected)
+
+
+def test_gray_levels_of_a_soft_mask_are_told(tmp_path):
+    y, x = np.mgrid[:200, :200]
+    soft = (255 / (1 + np.exp(np.hypot(y - 100, x - 100) - 60))).astype(np.uint8)
+    with MaskRaster(write_mask(tmp_path, soft, nodata=None)) as raster:
+        assert "most stand along edges alone, as in a soft mask" in raster.guess
+    steps = (x // 20).astype(np.uint8)
+    with MaskRaster(write_mask(tmp_path, steps, nodata=None)) as raster:
+        assert raster.guess is None

@@ -78,9 +78,11 @@ def check_names(
         noun: The word for an input in the error message.
 
     Raises:
-        PnaError: Two inputs have results of one name (in folders a/ and b/, say), or the results
-            would land among the inputs.
+        PnaError: Two inputs have results of one name (in folders a/ and b/, say), the results would
+            land among the inputs, or `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise PnaError(f"--out {out} is a file: expected a folder, or a name that is free")
     taken: dict[str, Path] = {}
     for path in paths:
         for ending in endings:

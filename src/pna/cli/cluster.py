@@ -9,6 +9,7 @@ from pna.cli.batch import run_each
 from pna.cli.options import load_model, tiling_of
 from pna.cli.progress import ProgressLine
 from pna.cli.rasters import describe_report, is_raster, raster_options, write_preview
+from pna.cli.videos import is_video
 from pna.errors import PnaError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def check_cluster_arguments(args: argparse.Namespace) -> None:
     for name in names:
         if getattr(args, name) not in (None, False):
             raise PnaError(f"--{name} {why}")
+    if args.engine is not None and (videos := [t for t in args.paths if is_video(Path(t))]):
+        raise PnaError(f"{videos[0]}: videos are not for --engine ray: leave it out")
 
 
 def run_on_cluster(args: argparse.Namespace) -> int:
@@ -114,7 +117,7 @@ def _segment_images(args: argparse.Namespace, inputs: list[str], replicas: "Repl
             device=args.device,
             tiling=tiling_of(args),
             scores=args.scores,
-            batch_size=args.batch or 16,
+            batch_size=16 if args.batch is None else args.batch,
             progress=progress,
         )
     print(

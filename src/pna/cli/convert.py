@@ -98,6 +98,12 @@ def run(args: argparse.Namespace) -> int:
         model = _read(content, args, labels, options)
     except PnaError as error:
         raise PnaError(f"{args.checkpoint}: {error}") from error
+    weights = {k: x for k, x in model.state_dict().items() if x.is_floating_point()}
+    if broken := [name for name, x in weights.items() if not x.isfinite().all()]:
+        raise PnaError(
+            f"{args.checkpoint}: {len(broken)} weights hold infinite values or none (NaN), such as "
+            f"{broken[0]}: its training went wrong; take an earlier checkpoint"
+        )
     model.save_pretrained(args.out)
     print(describe(model))
     print(f"saved: pna segment IMAGE --model {args.out} -o OUT")

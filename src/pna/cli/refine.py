@@ -215,10 +215,10 @@ class _Job:
         mask = read_mask(pair.mask, kind=self.args.kind, colors=self.colors)
         self._tell(mask)
         mask = fit_to_image(mask, image.shape[:2], pair.image, resize=self.args.resize)
-        config = self.config
+        config, classes = self.config, None
         if self.args.classes is not None:
-            classes = find_classes(mask, self.args.classes.split(","))
-            config = replace(config, classes=tuple(sorted(classes)))
+            classes = sorted(find_classes(mask, self.args.classes.split(",")))
+            config = replace(config, classes=tuple(classes))
         after, wrong = mask.array, np.zeros(mask.size, np.float32)
         if mask.has_edges:
             after, wrong = refine_mask(self.network, image, mask.array, config)
@@ -226,7 +226,11 @@ class _Job:
         share = float(changed_pixels(mask.array, after).mean())
         self.shares[pair.mask] = share
         height, width = mask.size
-        return f"{width} x {height}, {mask.kind}, {_percent(share)} of the pixels changed"
+        text = f"{width} x {height}, {mask.kind}, {_percent(share)} of the pixels changed"
+        is_map = mask.array.ndim == 2
+        if classes is not None and is_map and not np.isin(mask.array, classes).any():
+            text += f": it has none of the classes {self.args.classes}"
+        return text
 
     def _refine_raster(self, pair: "Pair") -> str:
         from dataclasses import replace

@@ -131,15 +131,30 @@ def _of_parquet(batch: Any) -> Any:
 
 
 def _check_columns(file: Path) -> None:
-    pyarrow = require("pyarrow")
+    """Refuse a file without the columns, or in which a name does not tell one image."""
+    pyarrow, parquet = require("pyarrow"), require("pyarrow.parquet")
     try:
-        columns = set(require("pyarrow.parquet").read_schema(file).names)
+        columns = set(parquet.read_schema(file).names)
+        known = {"name", "bytes"} <= columns
+        if not known and "image_path" not in columns:
+            raise PnaError(
+                f"{file}: expected the columns name and bytes, or image_path, got "
+                f"{', '.join(sorted(columns)) or 'none'}"
+            )
+        column = "name" if known else "image_path"
+        values = parquet.read_table(file, columns=[column]).column(0)
     except (OSError, pyarrow.ArrowException) as error:
         raise PnaError(f"can't read {file} as a Parquet file: {error}") from error
-    if not ({"name", "bytes"} <= columns or "image_path" in columns):
+    if not (pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)):
+        raise PnaError(f"{file}: expected text in the column {column}, got {values.type}")
+    if values.null_count:
+        raise PnaError(f"{file}: {values.null_count} rows have nothing in the column {column}")
+    counts = values.value_counts()
+    if known and len(counts) < len(values):
+        twice = next(str(count["values"]) for count in counts if count["counts"].as_py() > 1)
         raise PnaError(
-            f"{file}: expected the columns name and bytes, or image_path, got "
-            f"{', '.join(sorted(columns)) or 'none'}"
+            f"{file}: several rows have the name {twice!r}, so their results would be one: give "
+            "each a name of its own"
         )
 
 
@@ -147,16 +162,23 @@ def _of_shards(batch: Any) -> Iterator[Any]:
     # By Python's own reader: Ray's decodes the images, of any size, into arrays of one column.
     for path in batch.column("source").to_pylist():
         rows: list[tuple[str, bytes | None]] = []
-        with tarfile.open(path) as shard:
-            for member in shard:
-                if not member.isfile() or not member.name.lower().endswith(IMAGE_SUFFIXES):
-                    continue
-                content = shard.extractfile(member)
-                assert content is not None  # a file, not a link
-                rows.append((f"{path}#{member.name}", content.read()))
-                if len(rows) == _TOGETHER:
-                    yield _table(rows)
-                    rows = []
+        try:
+            with tarfile.open(path) as shard:
+                for member in shard:
+                    if not member.isfile() or not member.name.lower().endswith(IMAGE_SUFFIXES):
+                        continue
+                    content = shard.extractfile(member)
+                    assert content is not None  # a file, not a link
+                    rows.append((f"{path}#{member.name}", content.read()))
+                    if len(rows) == _TOGETHER:
+                        yield _table(rows)
+                        rows = []
+                # A header that is cut off ends an archive without an error.
+                is_cut = 0 < Path(path).stat().st_size - shard.offset < tarfile.BLOCKSIZE
+        except (tarfile.TarError, OSError):
+            is_cut = True
+        if is_cut:  # no image either: it is set aside with an error of its own
+            rows.append((path, None))
         yield _table(rows)
 
 

@@ -1,6 +1,7 @@
 """Segment many images on a Ray cluster, or on all cores of one machine."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,14 @@ from pna.cluster.items import create_dataset, find_inputs
 from pna.cluster.worker import Worker
 from pna.errors import PnaError
 from pna.extras import require
-from pna.files import write_atomically
+from pna.files import write_atomically, write_text_atomically
 from pna.inference.devices import find_device
 from pna.inference.opening import open_model
 from pna.inference.progress import Pace, Progress
+from pna.inference.runs import fingerprint, read_run
 from pna.inference.tiling import WHOLE, TilingConfig
 
-MANIFEST, ERRORS = "manifest.jsonl", "errors.jsonl"
+MANIFEST, ERRORS, RUN = "manifest.jsonl", "errors.jsonl", "run.json"
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,21 @@ def segment_images(
 
     Raises:
         MissingFileError: An input leads to nothing.
-        PnaError: There is no such model; a Parquet file lacks the columns; the cluster cannot be
-            reached, or has no room for a replica.
+        PnaError: There is no such model; `out` holds results of another model, tiling or choice of
+            scores; a Parquet file lacks the columns, or its names are not unique; the cluster
+            cannot be reached, or has no room for a replica; the batch is below 1.
     """
+    if batch_size < 1:
+        raise PnaError(f"expected batches of at least 1 image, got {batch_size=}")
     ray = require("ray")
     begin = time.perf_counter()
     found_inputs, out = find_inputs(inputs), Path(out).absolute()
     # Here first: what is wrong with it comes as one clear error, not out of every worker.
-    open_model(model, device=find_device("cpu"))
-    out.mkdir(parents=True, exist_ok=True)
+    opened = open_model(model, device=find_device("cpu"))
+    run = {"model": fingerprint(opened), "tiling": str(tiling), "scores": scores}
+    if read_run(out / RUN, run) is None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(out / RUN, json.dumps({"run": run}, indent=1))
     with connected(ray, address):
         number = number_of(ray, replicas)
         rows = create_dataset(found_inputs).map_batches(
@@ -187,6 +195,9 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Where the output is no terminal, Ray Data would log its progress beside ours.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    require("ray.data").DataContext.get_current().enable_progress_bars = False
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -13,6 +13,8 @@ from pna.inference.tiling import TilingConfig
 if TYPE_CHECKING:
     from pna.inference.predictor import Prediction
 
+_DAMAGED_SHARD = "the archive is damaged: the images behind the fault are left out"
+
 
 class Worker:
     """Segments batches of images; Ray makes one in each of its actors.
@@ -57,11 +59,8 @@ class Worker:
         """
         images = batch.to_pylist()
         entries = [Path(f"{self.out / result_name(image['source'])}.json") for image in images]
-        rows = {
-            i: ("found", json.loads(entry.read_text(encoding="utf-8")))
-            for i, entry in enumerate(entries)
-            if entry.exists()  # written last, so all results are there
-        }
+        # An entry is written last, so all results are there.
+        rows = {i: ("found", about) for i, entry in enumerate(entries) if (about := _read(entry))}
         new = [i for i in range(len(images)) if i not in rows]
         contents = (
             images[i]["source"] if images[i]["content"] is None else images[i]["content"]
@@ -72,12 +71,17 @@ class Worker:
             source = images[i]["source"]
             # What is wrong with one image does not stop the others; a full disk stops them all.
             if isinstance(result, Exception):
-                rows[i] = "failed", {"source": source, "error": str(result)}
+                error = _DAMAGED_SHARD if source.endswith(".tar") else str(result)
+                rows[i] = "failed", {"source": source, "error": error}
             else:
                 rows[i] = "done", self._write(source, result, entries[i])
-        statuses, lines = zip(*(rows[i] for i in range(len(images))), strict=True)
-        return require("pyarrow").table(
-            {"status": list(statuses), "line": [json.dumps(line) for line in lines]}
+        pyarrow = require("pyarrow")
+        in_turn = [rows[i] for i in range(len(images))]
+        return pyarrow.table(
+            {
+                "status": pyarrow.array([status for status, _ in in_turn], pyarrow.string()),
+                "line": pyarrow.array([json.dumps(line) for _, line in in_turn], pyarrow.string()),
+            }
         )
 
     def _write(self, source: str, prediction: "Prediction", entry: Path) -> dict[str, Any]:
@@ -99,3 +103,12 @@ class Worker:
         }
         write_text_atomically(entry, json.dumps(about))
         return about
+
+
+def _read(entry: Path) -> dict[str, Any] | None:
+    """Return an entry; None where there is none, or a fault of the machine cut it off."""
+    try:
+        found: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pna.data.gdal import naming
+from pna.data.masks.kinds import count_values
 from pna.data.raster import Raster, RasterFile, Window
 from pna.errors import PnaError
 from pna.labels import IGNORE_INDEX
 
+_AROUND = 512  # pixels on each side of a place that tell whether values fill areas
 _TOLERANCE = 0.01  # pixels that mask and image may lie apart
 
 
@@ -145,9 +147,13 @@ class MaskRaster(RasterFile):
 
     def _find_classes(self) -> npt.NDArray[Any]:
         found: set[int] = set()
+        most, fullest = 0, None
         with naming(self.path):
             for _, window in self._file.block_windows(1):
-                found.update(np.unique(self._file.read(1, window=window)).tolist())
+                values = np.unique(self._file.read(1, window=window)).tolist()
+                found.update(values)
+                if len(values) > most:
+                    most, fullest = len(values), window
                 if len(found) > IGNORE_INDEX + 1:
                     raise PnaError(
                         f"{self.path}: expected a mask of at most 255 classes, got more values: it "
@@ -160,9 +166,27 @@ class MaskRaster(RasterFile):
         elif self.dtype == "uint8" and IGNORE_INDEX in classes and len(classes) > 2:
             classes = classes - {IGNORE_INDEX}
             self.guess = "255 is taken for ignored"
+        if fullest is not None and self._looks_soft(fullest):
+            also = "" if self.guess is None else f"{self.guess}; "
+            self.guess = (
+                f"{also}its {len(classes)} values are taken for class numbers, but most stand "
+                "along edges alone, as in a soft mask: cut that at one half first, for example by "
+                "gdal_calc.py --calc='A>=128' --type=Byte"
+            )
         if len(classes) > IGNORE_INDEX:
             raise PnaError(f"{self.path}: expected at most 255 classes, got {len(classes)}")
         return np.array(sorted(classes), np.dtype(self.dtype))
+
+    def _looks_soft(self, window: Any) -> bool:
+        """Return whether gray levels around a window are those of a soft mask."""
+        if self._file.colorinterp[0].name == "palette":
+            return False
+        rows, columns = (
+            slice(max(0, start - _AROUND), min(length, start + _AROUND))
+            for start, length in ((window.row_off, self.height), (window.col_off, self.width))
+        )
+        values = self._read((rows, columns)).astype(np.int64)
+        return values.min() >= 0 and values.max() < 1 << 16 and count_values(values).is_blurred
 
 
 def _apply(transform: Any, point: tuple[float, float]) -> tuple[float, float]:

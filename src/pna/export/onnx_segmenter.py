@@ -97,7 +97,10 @@ class OnnxSegmenter(BaseSegmenter):
                 f"TilingConfig(tile=({H}, {W})), on the command line --tile {H},{W}"
             )
         self._warn_of_range(images)
-        logits, *earlier = self._session.run([images.float()])
+        # A file of one size takes batches of one.
+        parts = torch.split(images.float(), len(images) if self.size is None else 1)
+        outputs = [self._session.run([part]) for part in parts]
+        logits, *earlier = (torch.cat(maps) for maps in zip(*outputs, strict=True))
         if not stages or not earlier:
             return SegmenterOutput(logits, logits, [], {})
         coarse, *refined = earlier

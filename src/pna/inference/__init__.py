@@ -11,5 +11,6 @@
 | `raster/` | rasters of any size, block by block: segmented, refined |
 | `video` | videos, frame by frame |
 | `progress` | how far a long run is |
+| `runs` | what a long run depends on, so that no other goes on from its results |
 | `devices` | which device, and errors about it |
 """

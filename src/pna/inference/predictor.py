@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pna.bands import Band
@@ -25,7 +26,7 @@ from pna.model.segmenter import BaseSegmenter, StageSimilarity
 # (370 bytes a pixel, measured at 2448x2448), and a system without them kills the process.
 LARGEST_WHOLE = 89_478_485  # Pillow's own limit
 
-_HELD = 4  # batches of images of various sizes that are held while none of them is full
+_HELD = 4  # batches of further images that an image waits for, for its own batch to be full
 
 _USE_TILES = "run it in tiles: Predictor(..., tiling=TilingConfig(tile=(1024, 1024)))"
 
@@ -127,7 +128,7 @@ class Predictor:
         tiling: TilingConfig = WHOLE,
         batch_size: int = 1,
     ) -> None:
-        if batch_size < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise PnaError(f"expected batches of at least 1 image, got {batch_size=}")
         self.device = find_device(device)  # before a model is read: a wrong name ends it at once
         if isinstance(model, str | Path):
@@ -225,7 +226,12 @@ class Predictor:
             0 Prediction
             2 Prediction
         """
+        if isinstance(images, str | bytes | Path | Image.Image) or (
+            isinstance(images, np.ndarray | Tensor) and images.ndim < 4
+        ):
+            raise PnaError(f"expected several images, got one ({type(images).__name__}): [image]")
         options = {"stages": stages, "similar": similar, "scores": scores}
+        longest = _HELD * self.batch_size
         waiting: dict[tuple[object, ...], dict[int, _Image]] = {}  # by kind, until a batch is full
         for number, image in enumerate(images):
             try:
@@ -236,7 +242,8 @@ class Predictor:
             waiting.setdefault(read.kind, {})[number] = read
             if len(waiting[read.kind]) == self.batch_size:
                 yield from self._run_each(waiting.pop(read.kind), **options)
-            elif sum(map(len, waiting.values())) == _HELD * self.batch_size:
+            # The first kind has the oldest image: it waits for few others.
+            if waiting and number - next(iter(next(iter(waiting.values())))) >= longest:
                 yield from self._run_each(waiting.pop(next(iter(waiting))), **options)
         for part in waiting.values():
             yield from self._run_each(part, **options)
@@ -245,13 +252,16 @@ class Predictor:
         self, images: dict[int, _Image], **options: Any
     ) -> Iterator[tuple[int, Prediction | PnaError]]:
         try:
-            yield from zip(images, self._run([*images.values()], **options), strict=True)
-        except PnaError as error:
-            if len(images) == 1:
-                yield next(iter(images)), error
+            results: Sequence[Prediction | PnaError] = self._run([*images.values()], **options)
+        except ImageTooLargeError as error:
+            if len(images) > 1:  # what is too much together may run alone
+                for number, image in images.items():
+                    yield from self._run_each({number: image}, **options)
                 return
-            for number, image in images.items():  # what is too much together may run alone
-                yield from self._run_each({number: image}, **options)
+            results = [error]
+        except PnaError as error:
+            results = [error] * len(images)
+        yield from zip(images, results, strict=True)
 
     def _read(self, image: ImageLike | Tensor, similar: tuple[int, int] | None) -> _Image:
         """Read an image, and check that it can be run."""
@@ -299,15 +309,18 @@ class Predictor:
                 f"the memory of {self.device} does not suffice for {count} of {width} x {height} "
                 f"pixels, {self.tiling}: {_USE_TILES}, or smaller ones"
             ) from error
-        final = output.final.cpu().numpy()
-        maps = [labels.cpu().numpy() for labels in output.stages]
+
+        def alone(maps: Tensor, i: int) -> npt.NDArray[Any]:
+            # Not a part of a batch, which would keep all of it in memory.
+            return (maps[i] if len(maps) == 1 else maps[i].clone()).cpu().numpy()
+
         return [
             Prediction(
                 image=image.shown,
-                labels=final[i],
+                labels=alone(output.final, i),
                 label_space=self.model.labels,
-                stages=[labels[i] for labels in maps],
-                scores=None if output.scores is None else output.scores[i].numpy(),
+                stages=[alone(labels, i) for labels in output.stages],
+                scores=None if output.scores is None else alone(output.scores, i),
                 # A clone made out here is an ordinary tensor, not one of inference mode.
                 similarity=None
                 if similar is None
@@ -330,7 +343,7 @@ def _decode(image: ImageLike | Tensor, channels: int, bands: Sequence[Band] | No
             )
         planes, _ = read_band_image(Path(image), bands)
         return _Image(torch.from_numpy(planes), to_picture(planes, bands))
-    image = image.detach()
+    image = image.detach().clone()  # a caller may fill it anew before it is run
     known = (1, 3) if channels == 3 else (channels,)
     if image.ndim != 3 or image.shape[0] not in known or 0 in image.shape:
         raise PnaError(

@@ -54,3 +54,9 @@ def test_missing_damaged_and_folders(tmp_path):
         (tmp_path / name).write_bytes((tmp_path / "whole.pth").read_bytes()[:200])
         with pytest.raises(PnaError, match="half.* is damaged|half.*holds objects"):
             read_checkpoint(tmp_path / name)
+
+
+def test_a_photo_is_no_checkpoint(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    with pytest.raises(PnaError, match=r"a\.jpg is no checkpoint: expected a file of torch.save"):
+        read_checkpoint(tmp_path / "a.jpg")

@@ -12,11 +12,9 @@ from filelock import FileLock, Timeout
 
 from pna.data.images import UInt8Array
 from pna.errors import PnaError
-from pna.export.onnx_segmenter import OnnxSegmenter
-from pna.files import file_digest, write_atomically, write_text_atomically
+from pna.files import write_atomically, write_text_atomically
 from pna.inference.raster.blocks import Block
-from pna.model.segmenter import BaseSegmenter
-from pna.model.state import state_digest
+from pna.inference.runs import read_run
 
 Size = tuple[int, int]
 
@@ -67,18 +65,7 @@ class Parts:
         self, run: Mapping[str, Any], choose_sizes: Callable[[], tuple[Size, Size]]
     ) -> None:
         file = self.folder / "run.json"
-        if file.exists():
-            try:
-                before = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise PnaError(f"{file} is damaged: remove the folder to start anew") from error
-            now = json.loads(json.dumps(run))  # tuples become lists
-            if changed := [key for key in now if before["run"].get(key) != now[key]]:
-                raise PnaError(
-                    f"{self.folder} holds the finished part of another run, with another "
-                    f"{', '.join(changed)}: finish that one by its own options, or remove the "
-                    "folder"
-                )
+        if (before := read_run(file, run)) is not None:
             self.tile, self.block = tuple(before["tile"]), tuple(before["block"])
             return
         self.tile, self.block = choose_sizes()
@@ -120,10 +107,3 @@ class Parts:
 
     def _file(self, block: Block) -> Path:
         return self.folder / f"block-{block.index:06d}.npz"
-
-
-def fingerprint(model: BaseSegmenter) -> str:
-    """Return a digest of a model's weights, or of the file that it runs from."""
-    if isinstance(model, OnnxSegmenter):
-        return file_digest(model.file)
-    return state_digest(model.state_dict(), model.origin)

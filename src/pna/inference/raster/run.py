@@ -22,7 +22,7 @@ from pna.inference.devices import Device, find_device
 from pna.inference.progress import Pace, Progress
 from pna.inference.raster.blocks import Block, plan_blocks
 from pna.inference.raster.memory import parse_memory, plan_memory
-from pna.inference.raster.parts import Parts, fingerprint
+from pna.inference.raster.parts import Parts
 from pna.inference.raster.write import (
     POLYGON_DRIVERS,
     check_polygons,
@@ -32,6 +32,7 @@ from pna.inference.raster.write import (
     write_polygons,
     write_scores,
 )
+from pna.inference.runs import fingerprint
 from pna.inference.tiling import WHOLE, TilingConfig
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.segmenter import BaseSegmenter

@@ -47,6 +47,10 @@ def read_checkpoint(path: str | Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        if not is_pickle:
+            raise PnaError(f"{path} is no checkpoint: expected a file of torch.save") from error
         raise PnaError(_refusal(path, str(error))) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
