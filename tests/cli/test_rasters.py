@@ -84,6 +84,8 @@ def test_options(run, tmp_path, capsys):
         (("--bands", "red"), "expected numbers of bands, from 1"),
         (("--bands", "0"), "expected numbers of bands, from 1"),
         (("--scale", "0"), "expected the values of black and white"),
+        (("--scale", "9,1"), "expected the values of black and white, the lower first"),
+        (("--memory", "lots"), "expected an amount of memory such as 2GB or 800MB, got 'lots'"),
         (("--polygons", "shp"), "invalid choice"),
     ],
 )

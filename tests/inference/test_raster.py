@@ -1,6 +1,8 @@
 """Rasters block by block: the same as all at once, whatever the blocks, and where it was killed."""
 
 import json
+import subprocess
+import sys
 
 import fiona
 import numpy as np
@@ -439,3 +441,33 @@ class TestMemory:
         segment_raster(ColorSegmenter(), scene, tmp_path / "out", tiling=TILES)
         assert modes
         assert all(modes)
+
+
+_LARGE = """
+import resource, sys
+import rasterio
+import pna
+report = pna.segment_raster(pna.load("voc-lite"), sys.argv[1], sys.argv[2], memory="2GB")
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_1600_megapixels_fit_into_two_gigabytes(tmp_path):
+    """Most of the raster holds no data; the network runs where there is some."""
+    side, size = 40_000, 3_000
+    options = {"width": side, "height": side, "driver": "GTiff", "dtype": "uint8", "nodata": 0}
+    options |= {"tiled": True, "compress": "DEFLATE", "sparse_ok": True, **PLACE}
+    with rasterio.open(tmp_path / "scene.tif", "w", count=3, **options) as file:
+        values = np.maximum(shades(size, size), 1)
+        file.write(values, window=((19_000, 19_000 + size), (30_000, 30_000 + size)))
+    words = [sys.executable, "-c", _LARGE, str(tmp_path / "scene.tif"), str(tmp_path / "out")]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert int(done.stdout.split()[-1]) < 2e9
+    with rasterio.open(tmp_path / "out" / "scene_labels.tif") as file:
+        assert (file.height, file.width, file.crs) == (side, side, UTM)
+        labels = file.read(1, window=((18_900, 22_100), (29_900, 33_100)))
+    assert (labels[100:-100, 100:-100] < 21).all()
+    labels[100:-100, 100:-100] = 255
+    assert (labels == 255).all()

@@ -30,6 +30,7 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--memory",
+        type=_check_memory,
         metavar="SIZE",
         help="what the process may take, or the process on its GPU (default: 4GB, or 2GB more than "
         "libraries and model take, if that is more)",
@@ -56,6 +57,16 @@ def add_band_arguments(group: "argparse._ArgumentGroup", bands: str) -> None:
         metavar="LOW,HIGH",
         help="values that are black and white; needed for all but 8 bits",
     )
+
+
+def _check_memory(text: str) -> str:
+    from pna.inference.raster.memory import parse_memory
+
+    try:
+        parse_memory(text)
+    except PnaError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,9 +170,12 @@ def parse_scale(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
+        low = high = 0.0
+    if not low < high:
         raise argparse.ArgumentTypeError(
-            f"expected the values of black and white, for example 0,4095; got {text!r}"
-        ) from None
+            f"expected the values of black and white, the lower first, for example 0,4095; got "
+            f"{text!r}"
+        )
     return low, high
 
 

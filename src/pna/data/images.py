@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pna.bands import Band, shown_channels
 from pna.data.errors import DataWarning
@@ -129,7 +129,10 @@ def _naming(source: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise PnaError(f"can't read {source} as an image: {error}") from error
+        # Pillow's own words name the object that holds the bytes.
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its format is none that Pillow knows" if is_unknown else error
+        raise PnaError(f"can't read {source} as an image: {reason}") from error
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
