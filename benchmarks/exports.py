@@ -123,10 +123,14 @@ def measure_int8(name: str, voc: Path, folder: Path) -> dict[str, Any]:
     images = [train.read_raw(i)[0].permute(1, 2, 0).numpy() for i in range(64)]
     start = time.perf_counter()
     report = pna.export_model(
-        make_model(name), folder / "int8.onnx", precision="int8", calibration=images
+        make_model(name),
+        folder / "int8.onnx",
+        stages=True,  # which a report of scores holds
+        precision="int8",
+        calibration=images,
     )
     seconds = time.perf_counter() - start
-    whole = pna.export_model(make_model(name), folder / "float32.onnx").file
+    whole = pna.export_model(make_model(name), folder / "float32.onnx", stages=True).file
     scores = {}
     for kind, file in (("float32", whole), ("int8", report.file)):
         final = evaluate(OnnxSegmenter(file), val, progress=False).final

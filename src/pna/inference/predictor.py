@@ -215,6 +215,9 @@ class Predictor:
             The number of an image, from 0, and its prediction, or the error in place of one. With a
             batch size above 1 the order is not that of the images.
 
+        Raises:
+            PnaError: `images` is one image.
+
         Example:
             >>> import numpy as np
             >>> import pna
@@ -229,7 +232,9 @@ class Predictor:
         if isinstance(images, str | bytes | Path | Image.Image) or (
             isinstance(images, np.ndarray | Tensor) and images.ndim < 4
         ):
-            raise PnaError(f"expected several images, got one ({type(images).__name__}): [image]")
+            raise PnaError(
+                f"expected several images, got one ({type(images).__name__}): pass it as a list"
+            )
         options = {"stages": stages, "similar": similar, "scores": scores}
         longest = _HELD * self.batch_size
         waiting: dict[tuple[object, ...], dict[int, _Image]] = {}  # by kind, until a batch is full
