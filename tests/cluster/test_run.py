@@ -111,6 +111,7 @@ def test_columns_that_are_not_there(cluster, model, tmp_path):
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "a.parquet")
     with pytest.raises(PnaError, match=r"expected the columns name and bytes, or image_path, got"):
         segment_images([tmp_path / "a.parquet"], model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_raster_is_shared_out(cluster, model, tmp_path):
@@ -139,6 +140,7 @@ def test_more_than_the_cluster_has(cluster, model, tmp_path):
     photos = write_photos(tmp_path / "photos", 1)
     with pytest.raises(PnaError, match="a replica needs 999 CPUs and 0 GPUs, and the cluster has"):
         segment_images([photos], model, tmp_path / "out", replicas=Replicas(cpus=999))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(PnaError, match="expected replicas and their cores from 1"):
         Replicas(0)
 

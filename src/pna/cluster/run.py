@@ -126,12 +126,13 @@ def segment_images(
     # Here first: what is wrong with it comes as one clear error, not out of every worker.
     opened = open_model(model, device=find_device("cpu"))
     run = {"model": fingerprint(opened), "tiling": str(tiling), "scores": scores}
-    if read_run(out / RUN, run) is None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(out / RUN, json.dumps({"run": run}, indent=1))
+    is_new = read_run(out / RUN, run) is None
     with connected(ray, address):
-        number = number_of(ray, replicas)
-        rows = create_dataset(found_inputs).map_batches(
+        number, images = number_of(ray, replicas), create_dataset(found_inputs)
+        if is_new:  # nothing is written where nothing could begin
+            out.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(out / RUN, json.dumps({"run": run}, indent=1))
+        rows = images.map_batches(
             Worker,
             fn_constructor_kwargs={
                 "model": str(model),
