@@ -181,9 +181,11 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
                     f"{parity[size]:.0e}" if size in parity else "" for size in sizes
                 )
                 lines.append(f"{begin} {engine} | {cells} |")
-    machines = [row["machine"] for kinds in results.values() for row in kinds.values()]
-    newest = max(machines, key=lambda machine: machine["date"])
-    return "\n".join([*lines, "", f"{sentence(newest)}."]) + "\n"
+    machines: dict[str, dict[str, Any]] = {}
+    for kinds in results.values():
+        for row in kinds.values():
+            machines.setdefault(row["machine"]["processor"], row["machine"])
+    return "\n".join([*lines, "", *(f"{sentence(one)}." for one in machines.values())]) + "\n"
 
 
 def main() -> None:

@@ -9,6 +9,10 @@ class PnaError(ValueError):
     """Wrong use or wrong input. The message holds the expected value, the actual one, a remedy."""
 
 
+class UnsupportedError(PnaError):
+    """The model cannot give what was asked of it, whatever the image."""
+
+
 class MissingFileError(PnaError, FileNotFoundError):
     """A file or folder that was named is not there."""
 

@@ -68,6 +68,22 @@ def test_weights_that_are_no_numbers(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
+def test_other_names_than_outputs(checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    content["meta"]["CLASSES"] = ("sky", "wall")
+    torch.save(content, tmp_path / "two.pth")
+    words = [str(tmp_path / "two.pth"), "-o", str(tmp_path / "model")]
+    assert main(["convert", *words]) == 2
+    assert "names 2 classes (sky, wall) and has 3 outputs: pass the" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder(checkpoint, tmp_path, capsys):
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
+    assert main(["convert", str(checkpoint), "-o", str(tmp_path / "photo.jpg")]) == 2
+    assert "photo.jpg is a file, expected a folder for the model" in capsys.readouterr().err
+    assert (tmp_path / "photo.jpg").read_bytes() == b"a photo"
+
+
 def test_no_file(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "none.pth"), "-o", str(tmp_path)]) == 2
     assert "pna convert: no checkpoint at" in capsys.readouterr().err

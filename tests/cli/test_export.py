@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +77,30 @@ def test_int8(run, tmp_path, capsys):
 def test_wrong_use(run, words, out, message, capsys, tmp_path):
     assert run(*words, out=out) == 2
     assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_place_of_the_file(run, capsys, tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    assert run() == 2
+    assert "model.onnx is a folder, expected the name of a file" in capsys.readouterr().err
+
+
+def test_sigterm_leaves_no_file(tmp_path):
+    program = (
+        "import os, signal, sys, pna.files, pna.export.write as write\n"
+        "def end(program, graph, beside):\n"
+        "    beside.write_text('half of it')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "write._write_pt2 = end\n"
+        "from pna.__main__ import main\n"
+        "sys.exit(main(['export', 'voc-lite', '-o', 'a.pt2', '--to', 'pt2']))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.endswith("pna export: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
 

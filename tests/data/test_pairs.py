@@ -192,6 +192,14 @@ class TestSimilarFiles:
         message = self.missing(folders)
         assert "; found files with other endings: 6 of .gif; folders inside" in message
 
+    def test_without_any_image_folders_are_named(self, folders):
+        for folder in (folders / "images", folders / "masks"):
+            for file in list(folder.iterdir()):
+                (folder / "train").mkdir(exist_ok=True)
+                file.rename(folder / "train" / file.name)
+        message = self.missing(folders)
+        assert message.endswith("; found folders: train; folders inside them are not searched")
+
     def test_a_list_of_file_names(self, folders):
         message = self.missing(folders, stems=["a.png", "b.png"])
         assert message.startswith("no image for 'a.png' (nor for 1 others): ")

@@ -6,7 +6,7 @@ import torch
 
 import pna
 from color_segmenter import ColorSegmenter
-from pna.errors import MissingFileError, PnaError
+from pna.errors import MissingFileError, PnaError, UnsupportedError
 from pna.export.onnx_segmenter import OnnxSegmenter
 from pna.inference.segment import stage_labels
 from pna.model.config import InferenceSize
@@ -75,6 +75,17 @@ class TestRefusals:
         with pytest.raises(PnaError, match=r"False.onnx returns its final logits alone.*--stages"):
             pna.Predictor(files[False], device="cpu")(image, stages=True)
 
+    def test_what_the_file_lacks_ends_a_list_at_once(self, files, image):
+        predictor = pna.Predictor(files[False], device="cpu")
+        for options in ({"stages": True}, {"similar": (1, 1)}):
+            with pytest.raises(UnsupportedError):
+                list(predictor.each([image, image], **options))
+
+    def test_images_of_another_shape(self, files):
+        for shape in ((1, 1, 4, 4), (0, 3, 4, 4)):
+            with pytest.raises(PnaError, match=r"expected images \(B, 3, H, W\), RGB, got"):
+                OnnxSegmenter(files[True])(torch.rand(shape))
+
     def test_similarity_and_features(self, files, image):
         with pytest.raises(PnaError, match="returns no attention weights"):
             pna.Predictor(files[True], device="cpu")(image, similar=(1, 1))
@@ -105,6 +116,12 @@ class TestRefusals:
         onnx.save(model, tmp_path / "other.onnx")
         with pytest.raises(PnaError, match="expected a segmentation model, got one for upsampling"):
             OnnxSegmenter(tmp_path / "other.onnx")
+
+    def test_where_other_files_run(self, tmp_path):
+        for name, remedy in (("a.pt2", "torch.export.load"), ("a.pth", "pna convert")):
+            (tmp_path / name).write_bytes(b"")
+            with pytest.raises(PnaError, match=f"{name} is a file, expected the folder.*{remedy}"):
+                pna.Predictor(tmp_path / name, device="cpu")
 
     def test_a_provider_that_is_not_installed(self, files):
         with pytest.raises(PnaError, match=r"does not run on cuda:3: it has .*--device cpu"):

@@ -13,6 +13,7 @@ from pna.errors import PnaError
 from pna.export import parity, write
 from pna.export.description import KEY, Description
 from pna.export.graph import SIZES
+from pna.export.int8 import calibration_tensors
 from pna.export.onnx_segmenter import OnnxSegmenter
 from pna.labels import VOC
 from pna.model.config import InferenceSize
@@ -229,6 +230,12 @@ class TestRefusals:
                 size=(8, 8),
                 calibration=[np.zeros((4, 5, 3), np.uint8)],
             )
+
+    def test_calibration_images_are_resized_as_the_model_says(self):
+        resized = ColorSegmenter()
+        resized.inference_size = InferenceSize(10, 40)
+        (tensor,) = calibration_tensors([np.zeros((20, 30, 3), np.uint8)], resized, (10, 15))
+        assert tensor.shape == (1, 3, 10, 15)
 
 
 class TestDescription:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pna.inference.predictor import Predictor
-from pna.inference.segment import bands, blend, resize_images, similarity, stage_labels
+from pna.inference.segment import bands, blend, similarity, stage_labels
 from pna.inference.tiling import TilingConfig
 from pna.model.config import InferenceSize
 from pna.model.presets import create_model
@@ -211,9 +211,9 @@ class TestInferenceSize:
 
     def test_antialiasing(self, sized):
         image = (255 * noise(60, 48)).byte()
-        plain = resize_images(sized, image)
+        plain = sized.resize_images(image)
         sized.inference_size = InferenceSize(24, 40, antialias=True)
-        smooth = resize_images(sized, image)
+        smooth = sized.resize_images(image)
         assert plain.shape == smooth.shape == (1, 3, 30, 24)
         assert plain.dtype == torch.uint8
         assert smooth.float().std() < plain.float().std()
@@ -223,7 +223,7 @@ class TestInferenceSize:
 
     def test_tiles_are_of_the_models_size(self, sized):
         image = noise(12, 18)
-        resized = resize_images(sized, image)
+        resized = sized.resize_images(image)
         found = blend(sized, image, TILES, stages=True)
         banded = stage_labels(sized, image, tiling=TILES, scores=True)
         sized.inference_size = None
@@ -243,4 +243,4 @@ class TestInferenceSize:
 
     def test_none_leaves_images_alone(self):
         image = noise(12, 18)
-        assert resize_images(by_brightness(), image) is image
+        assert by_brightness().resize_images(image) is image

@@ -9,7 +9,9 @@ import argparse
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,7 +109,7 @@ def main(
     args = _parse(words, library_commands() if commands is None else commands)
     args.setup = Setup() if setup is None else setup
     try:
-        with _warnings_as_lines(args.command):
+        with _warnings_as_lines(args.command), _interrupted_by_sigterm():
             return int(args.run(args))
     except KeyboardInterrupt:
         print(f"pna {args.command}: interrupted", file=sys.stderr)
@@ -167,6 +169,19 @@ def _parse(words: Sequence[str], commands: Mapping[str, Command]) -> argparse.Na
             )
             subparser.set_defaults(run=module.run)
     return parser.parse_args(words)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is half-written is removed on the way."""
+    if threading.current_thread() is not threading.main_thread():  # others set no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`pna app`: a page in the browser that segments what is dropped on it."""
 
 import argparse
-import signal
 import threading
 
 from pna.cli.demo import IMAGES
@@ -49,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
             import webbrowser
 
             webbrowser.open(address)
-        # What service managers send; as an interrupt, it lets the folder of uploads be removed.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pna.cli import is_for_users
-from pna.errors import MissingFileError, PnaError
+from pna.errors import MissingFileError, PnaError, UnsupportedError
 
 Item = TypeVar("Item")
 
@@ -22,6 +22,8 @@ def run_each(
     hint: Callable[[Exception], str] = lambda error: "",
 ) -> int:
     """Work on each item and print a line on it; one that fails does not stop the others.
+
+    An `UnsupportedError` holds for all of them, and passes.
 
     Args:
         items: To work on.
@@ -40,7 +42,7 @@ def run_each(
         try:
             print(f"{begin}: {work(item)}", flush=True)
         except (PnaError, OSError) as error:
-            if debug or not is_for_users(error):
+            if debug or not is_for_users(error) or isinstance(error, UnsupportedError):
                 raise
             failed += 1
             print(f"{begin}: failed: {error}{hint(error)}", file=sys.stderr, flush=True)

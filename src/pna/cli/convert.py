@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     from pna.model.loading import read_checkpoint
 
     options = _options_of(args)  # before a large file is read
+    if args.out.exists() and not args.out.is_dir():
+        raise PnaError(f"--out {args.out} is a file, expected a folder for the model")
     labels = None if args.labels is None else read_label_space(args.labels)
     content = read_checkpoint(args.checkpoint)
     try:

@@ -239,13 +239,16 @@ def _similar_files(stem: str, folder: Path, ending: str | None, taken: set[Path]
 
 
 def _other_files(folders: Iterable[Path]) -> str:
-    suffixes = Counter(
-        file.suffix for folder in folders for file in folder.iterdir() if file.name[0] != "."
-    )
+    entries = [entry for folder in folders for entry in folder.iterdir() if entry.name[0] != "."]
+    suffixes = Counter(entry.suffix for entry in entries if entry.is_file())
     listed = ", ".join(
-        f"{count} of {suffix or 'none'}" for suffix, count in suffixes.most_common(5)
+        f"{count} {f'of {suffix}' if suffix else 'without one'}"
+        for suffix, count in suffixes.most_common(5)
     )
-    return f"; found files with other endings: {listed}" if listed else ""
+    inner = sorted({entry.name for entry in entries if entry.is_dir()})
+    return (f"; found files with other endings: {listed}" if listed else "") + (
+        f"; found folders: {', '.join(inner[:5])}" if inner else ""
+    )
 
 
 def _warn_of_unread_pairs(image_folder: Path, mask_folder: Path) -> None:

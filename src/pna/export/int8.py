@@ -22,6 +22,7 @@ from pna.export.description import KEY, Description
 from pna.export.session import Session
 from pna.extras import require
 from pna.metrics.confusion import confusion_matrix
+from pna.model.segmenter import BaseSegmenter
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,19 @@ class Int8Loss:
 
 
 def calibration_tensors(
-    images: Sequence[ImageLike], channels: int, size: tuple[int, int] | None
+    images: Sequence[ImageLike], model: BaseSegmenter, size: tuple[int, int] | None
 ) -> list[Tensor]:
-    """Read calibration images as (1, 3, H, W) float32 in [0, 1].
+    """Read calibration images as the file will see them: (1, 3, H, W) float32 in [0, 1].
+
+    Args:
+        images: As `pna.Predictor` takes them; resized to the model's `inference_size`.
+        model: The model that is exported.
+        size: Height and width that the file is fixed to.
 
     Raises:
         PnaError: The model takes other images than RGB, or an image has another size than the file.
     """
+    channels = len(model.mean)
     if channels != 3:
         raise PnaError(
             f"calibration images are RGB, and the model takes {channels} channels: int8 is not for "
@@ -61,13 +68,15 @@ def calibration_tensors(
         )
     tensors = []
     for number, image in enumerate(images, start=1):
-        array = read_image(image)
-        if size is not None and array.shape[:2] != size:
+        pixels = torch.from_numpy(read_image(image)).permute(2, 0, 1)[None]
+        tensor = model.resize_images(pixels).float() / 255
+        H, W = tensor.shape[-2:]
+        if size is not None and size != (H, W):
             raise PnaError(
                 f"calibration image {number}: expected {size[0]}x{size[1]}, the size of the file, "
-                f"got {array.shape[0]}x{array.shape[1]}: resize it"
+                f"got {H}x{W}: resize it"
             )
-        tensors.append(torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255)
+        tensors.append(tensor)
     return tensors
 
 

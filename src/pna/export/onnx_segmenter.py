@@ -6,9 +6,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from pna.errors import PnaError
+from pna.errors import PnaError, UnsupportedError
 from pna.export.session import CPU, Session
-from pna.model.segmenter import BaseSegmenter, SegmenterOutput, StageSimilarity
+from pna.model.segmenter import BaseSegmenter, SegmenterOutput, StageSimilarity, check_images
 
 
 class OnnxSegmenter(BaseSegmenter):
@@ -36,9 +36,10 @@ class OnnxSegmenter(BaseSegmenter):
         session = Session(file, device)
         description = session.description
         if description.task != "segmentation" or description.labels is None:
+            remedy = "pna refine" if description.task == "mask refinement" else "onnxruntime itself"
             raise PnaError(
                 f"{file}: expected a segmentation model, got one for {description.task}: run it "
-                "by onnxruntime itself"
+                f"by {remedy}"
             )
         super().__init__(description.labels, mean=description.mean, std=description.std)
         self._session = session
@@ -79,15 +80,16 @@ class OnnxSegmenter(BaseSegmenter):
         """Segment a batch; see `BaseSegmenter.forward`. Stages come at the size of the images.
 
         Raises:
-            PnaError: The images have another size than the file is fixed to, or the file returns no
-                stages.
+            PnaError: The images have another shape or type, or another size than the file is fixed
+                to, or the file returns no stages.
         """
         description, file = self._session.description, self.file
         if stages and description.num_stages is None:
-            raise PnaError(
+            raise UnsupportedError(
                 f"{file} returns its final logits alone, so it has no stages: export the model "
                 "with stages (export_model(..., stages=True), on the command line --stages)"
             )
+        check_images(images, len(self.mean))
         size = tuple(images.shape[-2:])
         if self.size is not None and size != self.size:
             H, W = self.size
@@ -108,6 +110,6 @@ class OnnxSegmenter(BaseSegmenter):
 
     def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
         """Refuse: the attention weights stay in the file."""
-        raise PnaError(
+        raise UnsupportedError(
             f"{self.file} returns no attention weights: take the saved model for `similar`"
         )

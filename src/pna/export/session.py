@@ -45,7 +45,7 @@ class Session:
         except Exception as error:
             raise PnaError(
                 f"{file}: onnxruntime {runtime.__version__} cannot open it, so it is no ONNX file, "
-                f"damaged, or for a later version ({_first_line(error)})"
+                f"damaged, or for a later version ({_in_a_line(error)})"
             ) from error
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self.description = Description.from_json(text, file)
@@ -64,7 +64,7 @@ class Session:
         try:
             found = self._session.run(list(self.description.outputs), feed)
         except Exception as error:  # as above; callers tell memory from other errors by the text
-            raise RuntimeError(f"{self.file}: {_first_line(error)}") from error
+            raise RuntimeError(f"{self.file}: {_in_a_line(error)}") from error
         return [torch.from_numpy(x) for x in found]
 
 
@@ -81,5 +81,5 @@ def _provider(runtime: Any, device: torch.device) -> Any:
     return provider if device.type == "cpu" else (provider, {"device_id": device.index or 0})
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

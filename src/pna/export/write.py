@@ -1,5 +1,6 @@
 """Segmentation models into files: traced, written beside the target, compared, then renamed."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -107,7 +108,7 @@ def export_model(
         if precision == "float16":  # compared with the network as it was trained
             network = segmentation_graph(model, stages=stages, size=size).module
         return write_graph(graph, network, path, to=to)
-    images = calibration_tensors(calibration, model.mean.shape[0], size)
+    images = calibration_tensors(calibration, model, size)
     plain = segmentation_graph(model, stages=stages, size=size)
     description = segmentation_graph(model, stages=stages, precision="int8", size=size).description
     with TemporaryDirectory() as folder:
@@ -152,14 +153,20 @@ def check_target(file: Path, to: Target) -> None:
     """Refuse a file whose name or folder does not fit, before any work.
 
     Raises:
-        PnaError: The format is unknown, the name has another ending, or there is no such folder.
+        PnaError: The format is unknown, the name has another ending or is that of a folder, or its
+            folder is missing or cannot be written into.
     """
     if to not in get_args(Target):
         raise PnaError(f"expected a format of {get_args(Target)}, got {to!r}")
     if file.suffix != f".{to}":
         raise PnaError(f"{file}: expected a name that ends in .{to}, the format to write")
-    if not file.absolute().parent.is_dir():
-        raise PnaError(f"{file}: there is no folder {file.parent}: make it first")
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise PnaError(f"{file}: there is no folder {folder}: make it first")
+    if file.is_dir():
+        raise PnaError(f"{file} is a folder, expected the name of a file: name another one")
+    if not os.access(folder, os.W_OK):
+        raise PnaError(f"{file}: files cannot be written into {folder}: name another folder")
 
 
 def _write_onnx(program: torch.export.ExportedProgram, graph: Exportable, file: Path) -> Run:

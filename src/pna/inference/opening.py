@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pna.errors import PnaError
 from pna.model.presets import PRESETS, Preset
 from pna.model.segmenter import BaseSegmenter
 from pna.refinement.network import RefinesMasks
@@ -32,7 +33,7 @@ def open_model(
         >>> open_model("voc-lite", device=torch.device("cpu")).num_classes
         21
     """
-    if Path(path_or_name).suffix == ".onnx":
+    if Path(path_or_name).suffix.lower() == ".onnx":
         from pna.export.onnx_segmenter import OnnxSegmenter
 
         return OnnxSegmenter(Path(path_or_name), device)
@@ -56,8 +57,13 @@ def open_mask_refiner(file: Path | None, *, device: torch.device) -> RefinesMask
 
     if file is None:
         return bundled_mask_refiner(device)
-    if file.suffix == ".onnx":
+    if file.suffix.lower() == ".onnx":
         from pna.export.onnx_refiner import OnnxMaskRefiner
 
         return OnnxMaskRefiner(file, device)
+    if file.suffix.lower() == ".pt2":
+        raise PnaError(
+            f"{file}: torch.export.load runs a .pt2 file, and pna none: name weights that end in "
+            ".safetensors, or export them to .onnx"
+        )
     return load_mask_refiner(file).to(device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pna.bands import Band
 from pna.data.images import ImageLike, UInt8Array, read_image, to_picture
 from pna.data.reading import read_band_image
-from pna.errors import PnaError
+from pna.errors import PnaError, UnsupportedError
 from pna.files import write_atomically
 from pna.inference.devices import Device, find_device, is_out_of_memory
 from pna.inference.segment import similarity, stage_labels
@@ -217,6 +217,7 @@ class Predictor:
 
         Raises:
             PnaError: `images` is one image.
+            UnsupportedError: The model has no stages or no similarity to give.
 
         Example:
             >>> import numpy as np
@@ -258,6 +259,8 @@ class Predictor:
     ) -> Iterator[tuple[int, Prediction | PnaError]]:
         try:
             results: Sequence[Prediction | PnaError] = self._run([*images.values()], **options)
+        except UnsupportedError:  # as it would be for all others
+            raise
         except ImageTooLargeError as error:
             if len(images) > 1:  # what is too much together may run alone
                 for number, image in images.items():

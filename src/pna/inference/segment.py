@@ -73,33 +73,6 @@ def prepare(model: BaseSegmenter, images: Tensor) -> Tensor:
     return _unit(images.to(weight.device)).to(weight.dtype)
 
 
-def resize_images(model: BaseSegmenter, images: Tensor) -> Tensor:
-    """Resize images to the model's `inference_size`; without one they stay as they are.
-
-    Args:
-        model: Any segmenter.
-        images: (B, 3, H, W) float in [0, 1] or uint8 in [0, 255].
-
-    Returns:
-        Images of the same type, rounded to whole levels of 255 where they were resized: those that
-        the models were tested on were resized as bytes.
-    """
-    size = model.inference_size
-    if size is None or size.of(images.shape[-2:]) == tuple(images.shape[-2:]):
-        return images
-    # Whole levels before, too: halves are common in between, and a rounding error decides them.
-    levels = (255 * images.float()).round() if images.is_floating_point() else images.float()
-    levels = F.interpolate(
-        levels,
-        size.of(images.shape[-2:]),
-        mode="bilinear",
-        align_corners=False,
-        antialias=size.antialias,
-    )
-    levels = levels.round().clamp(0, 255)
-    return (levels / 255).to(images.dtype) if images.is_floating_point() else levels.byte()
-
-
 def similarity(
     model: BaseSegmenter, images: Tensor, point: tuple[int, int]
 ) -> list[StageSimilarity]:
@@ -113,7 +86,7 @@ def similarity(
     Returns:
         As `BaseSegmenter.similarity`; `stride` counts pixels of these images.
     """
-    (H, W), resized = images.shape[-2:], resize_images(model, images)
+    (H, W), resized = images.shape[-2:], model.resize_images(images)
     height, width = resized.shape[-2:]
     if resized is images:
         return model.similarity(prepare(model, images), point=point)
@@ -170,7 +143,7 @@ def _finished_rows(
 ) -> Iterator[tuple[slice, Iterable[Tensor]]]:
     """Yield rows, and for each stage values (B, K, rows, W) there whose arg max is the label."""
     H, W = images.shape[-2:]
-    resized = resize_images(model, images)
+    resized = model.resize_images(images)
     if tiling.is_banded and resized is images:
         yield from bands(model, images, tiling, stages=stages)
     elif not tiling.is_whole:
@@ -203,7 +176,7 @@ def blend(
     Returns:
         (B, K, H, W) float32 probabilities of each stage, on the model's device.
     """
-    (H, W), resized = images.shape[-2:], resize_images(model, images)
+    (H, W), resized = images.shape[-2:], model.resize_images(images)
     height, width = resized.shape[-2:]
     sums: list[Tensor] = []
     for scale in tiling.scales:

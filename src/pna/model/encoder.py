@@ -35,6 +35,7 @@ _BUILD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeEr
 EncoderWeights = Literal["imagenet"]
 
 _USE_INSTEAD = "use an encoder such as resnet50c, convnext_tiny or swin_tiny_patch4_window7_224"
+_DILATE_INSTEAD = "use an encoder that can be dilated, such as resnet50c"
 
 
 class FixedStrideError(PnaError):
@@ -242,10 +243,11 @@ def _build(name: str, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any
             refused = [key for key in options if f"'{key}'" in str(error)]
             if refused or not free_size:
                 what = _OPTIONS[refused[0]] if refused else "features_only"
-                kind = FixedStrideError if what == "output_stride" else PnaError
-                raise kind(
+                is_fixed = what == "output_stride"
+                instead = _DILATE_INSTEAD if is_fixed else _USE_INSTEAD
+                raise (FixedStrideError if is_fixed else PnaError)(
                     f"encoder {name!r} does not support {what} in timm; leave it at its default "
-                    f"or {_USE_INSTEAD}"
+                    f"or {instead}"
                 ) from error
         except _BUILD_ERRORS as error:
             given = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -314,7 +316,7 @@ def _check_features(encoder: TimmEncoder, output_stride: int) -> None:
     if output_stride < 32 and divisor != output_stride:
         raise FixedStrideError(
             f"encoder {encoder.name!r} always has output stride {divisor}, got "
-            f"output_stride={output_stride}; leave it at 32 or {_USE_INSTEAD}"
+            f"output_stride={output_stride}; leave it at 32 or {_DILATE_INSTEAD}"
         )
     if any(divisor % stride for stride in encoder.strides):
         raise PnaError(

@@ -34,6 +34,10 @@ __all__ = [
     "read_checkpoint",
 ]
 
+_OF_FILES = {
+    ".onnx": "pna segment, evaluate and app run ONNX files, and pna.Predictor in Python",
+    ".pt2": "torch.export.load runs a .pt2 file, and pna none; export the model to .onnx",
+}
 _BUNDLED = Path(__file__).parent.parent / "bundled" / "models"
 
 
@@ -130,8 +134,12 @@ def create_or_load(
 
 
 def _find(path_or_name: str | Path) -> Path:
-    if Path(path_or_name).is_dir():
-        return Path(path_or_name)
+    path = Path(path_or_name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        remedy = _OF_FILES.get(path.suffix.lower(), "pna convert reads checkpoints of other code")
+        raise PnaError(f"{path} is a file, expected the folder of a saved model: {remedy}")
     name = str(path_or_name)
     if name in bundled_models():
         return _BUNDLED / name

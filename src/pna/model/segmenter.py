@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pna.bands import Band
-from pna.errors import PnaError
+from pna.errors import PnaError, UnsupportedError
 from pna.labels import LabelSpace
 from pna.model.config import CascadeConfig, InferenceSize, ModelConfig
 from pna.model.encoder import Encoder
@@ -163,7 +163,7 @@ class BaseSegmenter(nn.Module, ABC):
         Raises:
             PnaError: The images have another shape or type.
         """
-        _check_images(images, self.mean.shape[0])
+        check_images(images, self.mean.shape[0])
         self._warn_of_range(images)
         padded = self._pad(images)
         # Features (B, C_i, H / s_i, W / s_i), coarse logits (B, K, h, w); H and W padded.
@@ -239,6 +239,31 @@ class BaseSegmenter(nn.Module, ABC):
         return H, W
 
     @torch.inference_mode()
+    def resize_images(self, images: Tensor) -> Tensor:
+        """Resize images to the `inference_size`; without one they stay as they are.
+
+        Args:
+            images: (B, C, H, W) float in [0, 1] or uint8 in [0, 255].
+
+        Returns:
+            Images of the same type, rounded to whole levels of 255 where they were resized: those
+            that the models were tested on were resized as bytes.
+        """
+        size = self.inference_size
+        if size is None or size.of(images.shape[-2:]) == tuple(images.shape[-2:]):
+            return images
+        # Whole levels before, too: halves are common in between, and a rounding error decides them.
+        levels = (255 * images.float()).round() if images.is_floating_point() else images.float()
+        levels = F.interpolate(
+            levels,
+            size.of(images.shape[-2:]),
+            mode="bilinear",
+            align_corners=False,
+            antialias=size.antialias,
+        )
+        levels = levels.round().clamp(0, 255)
+        return (levels / 255).to(images.dtype) if images.is_floating_point() else levels.byte()
+
     def similarity(self, images: Tensor, point: tuple[int, int]) -> list[StageSimilarity]:
         """Return the attention weights of one pixel at each stage (paper, figure 1).
 
@@ -250,11 +275,12 @@ class BaseSegmenter(nn.Module, ABC):
             point: (x, y) of a pixel.
 
         Raises:
-            PnaError: The model has no refinement, or the point lies outside of the image.
+            UnsupportedError: The model is not refined by PNA.
+            PnaError: The point lies outside of the image.
         """
-        _check_images(images, self.mean.shape[0])
+        check_images(images, self.mean.shape[0])
         if not isinstance(self.refiner, PNAHead):
-            raise PnaError("this model is not refined by PNA, so it has no similarity to show")
+            raise UnsupportedError("this model is not refined by PNA: it has no similarity to show")
         (x, y), (H, W) = point, images.shape[-2:]
         if not (0 <= x < W and 0 <= y < H):
             raise PnaError(f"expected a point (x, y) inside {W}x{H} pixels, got ({x}, {y})")
@@ -352,7 +378,12 @@ class Segmenter(BaseSegmenter):
         return RefinerInput(features, self.coarse(features), aux)
 
 
-def _check_images(images: Tensor, channels: int) -> None:
+def check_images(images: Tensor, channels: int) -> None:
+    """Refuse a batch of images that is not (B, C, H, W) in floating point, none of them 0.
+
+    Raises:
+        PnaError: The images have another shape or type.
+    """
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
         rgb = ", RGB" if channels == 3 else ""
         raise PnaError(f"expected images (B, {channels}, H, W){rgb}, got {tuple(images.shape)}")

@@ -313,6 +313,15 @@ def test_without_refinement_it_is_the_network():
     assert (model.num_stages, model(images, stages=True).stages) == (0, [])
 
 
+def test_around_a_model_of_this_library():
+    """As a converted one is refined; it normalizes images itself, and no warning says otherwise."""
+    model = pna.create_model("lite-fcn", K, encoder="test_resnet", encoder_weights=None)
+    four = replace(SMALL, widths=(32,) * 4)
+    refined = wrap(model, pna=four, coarse=lambda output: output.coarse).eval()
+    images = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(refined(images, stages=True).coarse, model(images).coarse)
+
+
 def test_names():
     """Features and coarse logits by name, and the words about them."""
     narrow = replace(SMALL, widths=(32, 32))

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -56,7 +57,40 @@ def test_missing_damaged_and_folders(tmp_path):
             read_checkpoint(tmp_path / name)
 
 
-def test_a_photo_is_no_checkpoint(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
-    with pytest.raises(PnaError, match=r"a\.jpg is no checkpoint: expected a file of torch.save"):
-        read_checkpoint(tmp_path / "a.jpg")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8\xff\xe0" + bytes(100),
+        b"this is text",
+        b"error: no such",
+        b"rm",
+        b"quota exceeded",
+        b"",
+    ],
+)
+def test_photos_and_texts_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(PnaError, match=r"a\.pth is no checkpoint: expected a file of torch.save"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_cut_off_anywhere(tmp_path, is_zip):
+    torch.save(TENSORS, tmp_path / "whole.pth", _use_new_zipfile_serialization=is_zip)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for length in range(0, len(whole), 23):
+        (tmp_path / "part.pth").write_bytes(whole[:length])
+        with pytest.raises(PnaError, match=r"part\.pth (is|holds)"):
+            read_checkpoint(tmp_path / "part.pth")
+
+
+def test_the_remedy_for_arrays_works(tmp_path, monkeypatch):
+    content = {"model": {"backbone.weight": np.ones(2, np.float32)}}
+    (tmp_path / "d2.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(PnaError, match=r"d2\.pkl holds objects of Python") as end:
+        read_checkpoint(tmp_path / "d2.pkl")
+    assert "Re-running" not in str(end.value)
+    remedy = str(end.value).partition("made it: ")[2].partition(" - for")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(remedy, {})
+    assert torch.equal(read_checkpoint(tmp_path / "weights.pth")["backbone.weight"], torch.ones(2))

@@ -152,6 +152,16 @@ def test_stated_options_and_refusals():
             from_mmsegmentation(state, labels=generic(3))
         with pytest.raises(PnaError, match=r"1 are unknown \(decode_head.extra\)"):
             from_mmsegmentation(state | {"decode_head.extra": torch.ones(1)})
+        named = {"state_dict": state, "meta": {"dataset_meta": {"classes": ["a", "b", "c", "d"]}}}
+        with pytest.raises(PnaError, match=r"names 4 classes \(a, b, c, \.\.\.\) and has 21 outp"):
+            from_mmsegmentation(named)
+        assert from_mmsegmentation(named, labels=generic(21)).num_classes == 21
+        one = {
+            name: x[:1] if name.startswith("decode_head.conv_seg") else x
+            for name, x in state.items()
+        }
+        with pytest.raises(PnaError, match="has one output, a sigmoid's for two classes"):
+            from_mmsegmentation(one)
     case = whole_checkpoints.read_case("mm_fcn_r50_d32_voc")
     refined = whole_checkpoints.shapes_of(case)
     assert not pna.checkpoints.is_mmsegmentation(refined)

@@ -32,7 +32,7 @@ class Settings:
 
     device: str
     models: tuple[str, ...] = (
-        *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "upernet"),
+        *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "deeplabv3plus", "upernet"),
         *("fcn-pna-nam", "fcn-pna", "fcn-pna-gather", "lite-fcn", "lite"),
     )
     encoder: str | None = None

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pna.model.segmenter import BaseSegmenter
+
 
 class _Stop(Exception):  # noqa: N818
     """Raised by a hook to end a run at the first layer."""
@@ -90,5 +92,7 @@ def _noise(network: nn.Module, batch: int, channels: int, size: Sequence[int]) -
     # Of its own, so that the caller's random numbers stay as they are.
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, channels, *size, generator=generator)
+    if isinstance(network, BaseSegmenter):  # which normalizes images itself, and warns of others
+        images = images.sigmoid()
     like = floating_point_like(network)
     return images if like is None else images.to(like)

@@ -18,7 +18,12 @@ from pna.model.checkpoints.encoders import d2_encoder, mm_encoder
 from pna.model.checkpoints.names import Content, Part, transfer_parts, unpack, without_prefix
 from pna.model.checkpoints.published import D2, MM, Published
 from pna.model.checkpoints.refinement import read_refinement
-from pna.model.checkpoints.settings import check_number, named_classes, set_normalization
+from pna.model.checkpoints.settings import (
+    check_number,
+    check_outputs,
+    named_classes,
+    set_normalization,
+)
 from pna.model.config import ModelOptions
 from pna.model.presets import create_model
 from pna.model.resize import ResizeMode
@@ -121,6 +126,7 @@ def from_authors(
     branch = _find_branch(state)
     encoder, head = branch.encoder(state), branch.head(state)
     refinement = read_refinement(state, branch.refinement, "nearest")
+    check_outputs(refinement.num_classes)
     labels, facts = _find_labels(branch, content, refinement.num_classes, dataset, labels)
     pna = replace(refinement.config, upsample=upsample or (facts.upsample if facts else "nearest"))
     found = ModelOptions(

@@ -32,8 +32,6 @@ def read_checkpoint(path: str | Path) -> Any:
         ...     list(read_checkpoint(f"{folder}/model.pth"))
         ['weight']
     """
-    from safetensors import SafetensorError
-
     path = Path(path)
     if path.is_dir():
         raise PnaError(f"expected a file, got the folder {path}: name the checkpoint in it")
@@ -46,29 +44,36 @@ def read_checkpoint(path: str | Path) -> Any:
             # torch warns of other pickles before it refuses them; the refusal below says more.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
-        if not is_pickle:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a file of other bytes leads the reader of pickles anywhere
+        if path.suffix != ".safetensors" and not _is_pickle(path):
             raise PnaError(f"{path} is no checkpoint: expected a file of torch.save") from error
-        raise PnaError(_refusal(path, str(error))) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):
+            raise PnaError(_refusal(path, str(error))) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise PnaError(f"{path} is damaged, or no checkpoint ({reason}): fetch it again") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do: an archive (zip), or a pickle."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _refusal(path: Path, reason: str) -> str:
     """Say why a file was not read, and how to get the tensors out of it."""
     if not zipfile.is_zipfile(path) and path.suffix == ".pkl":
-        read = f"pickle.load(open({str(path)!r}, 'rb'))"
+        read = f"pickle.loads(pathlib.Path({str(path)!r}).read_bytes())"
     else:
         read = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     # torch names the first object that it refuses as "GLOBAL name".
     name = reason.partition("GLOBAL ")[2].split(" ")[0].rstrip(".")
-    held = f"such as {name}" if name else f"({reason.partition(chr(10))[0]})"
+    held = f" such as {name}" if name else ""
     return (
-        f"{path} holds objects of Python {held}, which may run code when they are read, so it is "
+        f"{path} holds objects of Python{held}, which may run code when they are read, so it is "
         "not read. Where you trust it, write its tensors alone, in the program that made it: "
-        f"import pickle, torch; c = {read}; torch.save(c.get('state_dict', c.get('model')), "
-        "'weights.pth') - for a pickled network: torch.save(c.state_dict(), 'weights.pth')"
+        f"import pathlib, pickle, torch; c = {read}; torch.save({{k: torch.as_tensor(x) for k, x "
+        "in c.get('state_dict', c.get('model')).items()}, 'weights.pth') - for a pickled network: "
+        "torch.save(c.state_dict(), 'weights.pth')"
     )

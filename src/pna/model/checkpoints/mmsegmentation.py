@@ -15,7 +15,12 @@ from pna.labels import LabelSpace, generic
 from pna.model.checkpoints import heads
 from pna.model.checkpoints.encoders import mm_encoder
 from pna.model.checkpoints.names import Part, shape_of, transfer_parts, unpack, without_prefix
-from pna.model.checkpoints.settings import check_number, named_classes, set_normalization
+from pna.model.checkpoints.settings import (
+    check_number,
+    check_outputs,
+    named_classes,
+    set_normalization,
+)
 from pna.model.config import ModelOptions
 from pna.model.presets import create_model
 from pna.model.segmenter import Segmenter
@@ -73,6 +78,7 @@ def from_mmsegmentation(
         )
     encoder, head = mm_encoder(state), heads.mm_head(state, "decode_head.")
     num_classes = shape_of(state, "decode_head.conv_seg.weight")[0]
+    check_outputs(num_classes)
     if labels is None:
         labels = named_classes(content, num_classes) or generic(num_classes)
     check_number(labels, num_classes)

@@ -15,15 +15,36 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def named_classes(content: Content, num_classes: int) -> LabelSpace | None:
-    """Return the classes that a checkpoint names, None if it does not name as many.
+    """Return the classes that a checkpoint names, None if it names none.
 
     Raises:
-        PnaError: Names or colors repeat.
+        PnaError: It names more or fewer than it has outputs, or names or colors repeat.
     """
-    if len(content.classes) != num_classes:
+    if not content.classes:
         return None
+    if len(content.classes) != num_classes:
+        raise PnaError(
+            f"the checkpoint names {len(content.classes)} classes "
+            f"({', '.join(content.classes[:3])}{', ...' * (len(content.classes) > 3)}) and has "
+            f"{num_classes} outputs: pass the labels that it was trained on (on the command line "
+            "--labels)"
+        )
     colors: Any = content.palette or generic(num_classes).colors
     return LabelSpace(f"checkpoint-{num_classes}", content.classes, colors)
+
+
+def check_outputs(num_classes: int) -> None:
+    """Refuse a checkpoint of one output, whose arg max would always be class 0.
+
+    Raises:
+        PnaError: It has one.
+    """
+    if num_classes < 2:
+        raise PnaError(
+            "the checkpoint has one output, a sigmoid's for two classes, and models here take the "
+            "largest of two or more: give its classifier two rows, zeros for the background and "
+            "its own (weight = torch.cat([0 * weight, weight]), bias likewise), and convert that"
+        )
 
 
 def check_number(labels: LabelSpace, num_classes: int) -> None:
