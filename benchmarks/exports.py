@@ -3,11 +3,11 @@
     python benchmarks/exports.py [MODEL ...] [--formats onnx half int8 pt2]
     python benchmarks/exports.py voc-lite --formats int8 --voc PATH
 
-MODEL is a bundled model, a preset (with weights at random), `mask-refiner` or `upsampler`. Each
-file is run by the engines that read it: ONNX Runtime and OpenVINO, or PyTorch (pt2); int8 by the
-first alone. With `--voc` the int8 file is calibrated on 64 images of VOC's `train`, and both it
-and the float32 file are scored on `val`. Writes `results/exports.json` and `exports.md`; rows of
-other models stay.
+MODEL is a bundled model, a preset of the library or the lab (with weights at random),
+`mask-refiner` or `upsampler`. Each file is run by the engines that read it: ONNX Runtime and
+OpenVINO, or PyTorch (pt2); int8 by the first alone. With `--voc` the int8 file is calibrated on 64
+images of VOC's `train`, and both it and the float32 file are scored on `val`. Writes
+`results/exports.json` and `exports.md`; rows of other models stay.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from pna.export.refiners import mask_graph, upsampling_graph
 from pna.export.write import ExportReport, write_graph
 from pna.inference.refine import bundled_mask_refiner
 from pna.inference.upsample import bundled_upsampler
+from pna.lab.baselines import PRESETS
 from pna.lab.machine import describe, sentence
 
 NAME = "exports"
@@ -42,6 +43,7 @@ MODELS = (
     *BUNDLED,
     *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "deeplabv3plus", "upernet"),
     *("lite-fcn", "lite", "fcn-pna-nam", "fcn-pna", "fcn-pna-gather"),
+    *("fpn-pna", "psp-pna", "deeplabv3-pna", "upernet-pna"),
     *("mask-refiner", "upsampler"),
 )
 FORMATS = ("onnx", "half", "int8", "pt2")
@@ -61,7 +63,7 @@ def make_model(name: str) -> pna.Segmenter:
     if name in BUNDLED:
         return cast(pna.Segmenter, pna.load(name))
     torch.manual_seed(0)
-    return pna.create_model(name, 21, encoder_weights=None)
+    return pna.create_model(name, 21, encoder_weights=None, presets=PRESETS)
 
 
 def export(name: str, kind: str, file: Path) -> ExportReport:
