@@ -144,7 +144,7 @@ class Plan(NamedTuple):
         height, width = self.rows.query.shape[1], self.cols.query.shape[1]
         tile = row // height * self.cols.query.shape[0] + col // width
         cell = tile * (height * width) + row % height * width + col % width
-        return tiles.flatten(2, 3)[:, :, cell.flatten()].reshape(shape)
+        return tiles.flatten(2, 3).index_select(2, cell.flatten()).reshape(shape)
 
 
 def tile_size(queries: int, keys: int) -> int:
@@ -179,7 +179,8 @@ def _exact(x: Tensor) -> Tensor:
 
 def _gather(x: Tensor, cells: Tensor) -> Tensor:
     """(B, heads, cells, d) and (c, t) -> (B, heads, c, t, d) in the dtype that is computed in."""
-    return _exact(x[:, :, cells])
+    # Not x[:, :, cells], which an exported graph turns into two transposes of everything gathered.
+    return _exact(x.index_select(2, cells.flatten()).unflatten(2, cells.shape))
 
 
 def _weights(
