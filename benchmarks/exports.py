@@ -108,10 +108,15 @@ def measure(name: str, kind: str, folder: Path) -> dict[str, Any]:
     engines = {engine: report.parity}
     if kind == "onnx":
         graph = make_graph(name)
-        run = run_openvino(file, graph.outputs)
-        engines["OpenVINO"] = [
-            compare(graph.module, run, inputs, graph.outputs) for inputs in graph.examples
-        ]
+        try:
+            run = run_openvino(file, graph.outputs)
+        except RuntimeError as error:
+            lacking = str(error).partition("No conversion rule found for operations: ")[2]
+            row["refused"] = f"has no {lacking.partition(chr(10))[0]}" if lacking else str(error)
+        else:
+            engines["OpenVINO"] = [
+                compare(graph.module, run, inputs, graph.outputs) for inputs in graph.examples
+            ]
     row["parity"] = {
         engine: {"x".join(map(str, one.shape)): one.difference for one in parity}
         for engine, parity in engines.items()
@@ -160,15 +165,17 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "Made by `python benchmarks/exports.py [MODEL ...]`. Largest difference of an output from",
         "PyTorch's, as a share of its largest value, by the shape of the images; `half` computes",
-        "in float16. Seconds of an export are with the comparison. int8: against the float32 file",
-        "on the images of the calibration (the bundled ones, or 64 of VOC's `train`).",
+        "in float16. Seconds of an export are with the comparison, on a busy machine; none where",
+        "it was paused for other measurements. int8: against the float32 file on the images of the",
+        "calibration (the bundled ones, or 64 of VOC's `train`).",
         "",
         f"| model | file | MB | seconds | engine | {' | '.join(sizes)} |",
         f"|---|---|--:|--:|---|{'--:|' * len(sizes)}",
     ]
     for name, kinds in results.items():
         for kind, row in kinds.items():
-            begin = f"| {name} | {kind} | {row['bytes'] / 1e6:.1f} | {row['seconds']:.0f} |"
+            seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
+            begin = f"| {name} | {kind} | {row['bytes'] / 1e6:.1f} | {seconds} |"
             if "loss" in row:
                 text = row["loss"]
                 if "scores" in row:
@@ -183,6 +190,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
                     f"{parity[size]:.0e}" if size in parity else "" for size in sizes
                 )
                 lines.append(f"{begin} {engine} | {cells} |")
+            if "refused" in row:
+                lines.append(f"{begin} OpenVINO | {row['refused']} |{' |' * (len(sizes) - 1)}")
     machines: dict[str, dict[str, Any]] = {}
     for kinds in results.values():
         for row in kinds.values():
