@@ -180,7 +180,8 @@ def _exact(x: Tensor) -> Tensor:
 def _gather(x: Tensor, cells: Tensor) -> Tensor:
     """(B, heads, cells, d) and (c, t) -> (B, heads, c, t, d) in the dtype that is computed in."""
     # Not x[:, :, cells], which an exported graph turns into two transposes of everything gathered.
-    return _exact(x.index_select(2, cells.flatten()).unflatten(2, cells.shape))
+    rows = x.index_select(2, cells.flatten())
+    return _exact(rows.reshape(*x.shape[:2], *cells.shape, x.shape[-1]))
 
 
 def _weights(

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pna.lab.baselines.reduced import NO_GRAPH, Box, ReducedEncoder, crop, paste, plan_patches
+from pna.lab.baselines.reduced import (
+    NO_GRAPH,
+    Box,
+    Canvas,
+    ReducedEncoder,
+    crop,
+    paste,
+    plan_patches,
+)
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.coarse.layers import CoarseHead
 from pna.model.coarse.necks import add_top_down
@@ -203,29 +211,22 @@ class GLNet(Refiner):
         boxes = plan_patches(
             (H, W), (H // self.ratio, W // self.ratio), overlap=OVERLAP, align=stride
         )
-        local_maps, local_logits, unlike = [], [], []
+        canvases = [[Canvas(level.shape[-2:]) for level in layer] for layer in given.layers]
+        joined, local_logits, unlike = [], [], []
         for box in boxes:
             maps, logits, difference = self._run_patch(images, box, given)
-            local_maps.append(maps)
+            # Put together at once: the maps of all patches would take gigabytes.
+            for layer, of_layer in zip(maps.layers, canvases, strict=True):
+                for level, canvas in zip(layer, of_layer, strict=True):
+                    canvas.add(box, level.detach())
+            joined.append(maps.joined)
             local_logits.append(logits)
             unlike.append(difference)
-        pasted = [
-            [
-                paste(
-                    [
-                        (box, maps.layers[i][j].detach())
-                        for box, maps in zip(boxes, local_maps, strict=True)
-                    ],
-                    level.shape[-2:],
-                )
-                for j, level in enumerate(layer)
-            ]
-            for i, layer in enumerate(given.layers)
-        ]
+        pasted = [[canvas.result() for canvas in of_layer] for of_layer in canvases]
         last, global_logits = self.global_pyramid(features, pasted)
         pairs = [
-            (maps.joined, crop(last.joined, box, maps.joined.shape[-2:]))
-            for maps, box in zip(local_maps, boxes, strict=True)
+            (local, crop(last.joined, box, local.shape[-2:]))
+            for local, box in zip(joined, boxes, strict=True)
         ]
         size = H // stride, W // stride
         scores = [self.ensemble(torch.cat(pair, dim=1)) for pair in pairs]

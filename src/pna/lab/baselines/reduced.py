@@ -118,6 +118,34 @@ def crop(x: Tensor, box: Box, size: Sequence[int]) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+class Canvas:
+    """A map of the whole image that parts are put on; where they overlap they are averaged.
+
+    Args:
+        size: (H, W) of the map.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        self.size = size
+        self._total: Tensor | None = None
+        self._counts = torch.zeros(())
+
+    def add(self, box: Box, part: Tensor) -> None:
+        """Put a map (B, C, h, w) of a part, of any size, in its place."""
+        if self._total is None:
+            self._total = part.new_zeros(*part.shape[:2], *self.size)
+            self._counts = part.new_zeros(1, 1, *self.size)
+        rows, columns = box.of(self.size)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        self._total[..., rows, columns] += average(part, shape)
+        self._counts[..., rows, columns] += 1
+
+    def result(self) -> Tensor:
+        """Return the map (B, C, H, W); 0 where no part is."""
+        assert self._total is not None
+        return self._total / self._counts.clamp(min=1)
+
+
 def paste(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int]) -> Tensor:
     """Put parts of an image together; where they overlap they are averaged.
 
@@ -128,16 +156,7 @@ def paste(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int]) -> Tensor:
     Returns:
         (B, C, H, W); 0 where no part is.
     """
-    total: Tensor | None = None
+    canvas = Canvas(size)
     for box, part in parts:
-        if total is None:
-            total = part.new_zeros(len(part), part.shape[1], *size)
-            counts = part.new_zeros(1, 1, *size)
-        rows, columns = box.of(size)
-        shape = rows.stop - rows.start, columns.stop - columns.start
-        # Added out of place: gradients of the parts flow.
-        margins = (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop)
-        total = total + F.pad(average(part, shape), margins)
-        counts[..., rows, columns] += 1
-    assert total is not None
-    return total / counts.clamp(min=1)
+        canvas.add(box, part)
+    return canvas.result()
