@@ -211,25 +211,26 @@ class GLNet(Refiner):
         boxes = plan_patches(
             (H, W), (H // self.ratio, W // self.ratio), overlap=OVERLAP, align=stride
         )
+        # The convolution of two maps, as the sum of one of each: those of all patches would take
+        # gigabytes, as would all their layers.
+        of_local, of_global = self.ensemble.weight.chunk(2, dim=1)
         canvases = [[Canvas(level.shape[-2:]) for level in layer] for layer in given.layers]
-        joined, local_logits, unlike = [], [], []
+        halves, local_logits, unlike = [], [], []
         for box in boxes:
             maps, logits, difference = self._run_patch(images, box, given)
-            # Put together at once: the maps of all patches would take gigabytes.
             for layer, of_layer in zip(maps.layers, canvases, strict=True):
                 for level, canvas in zip(layer, of_layer, strict=True):
                     canvas.add(box, level.detach())
-            joined.append(maps.joined)
+            halves.append(F.conv2d(maps.joined, of_local, padding=1))
             local_logits.append(logits)
             unlike.append(difference)
         pasted = [[canvas.result() for canvas in of_layer] for of_layer in canvases]
         last, global_logits = self.global_pyramid(features, pasted)
-        pairs = [
-            (local, crop(last.joined, box, local.shape[-2:]))
-            for local, box in zip(joined, boxes, strict=True)
-        ]
+        scores = []
+        for box, half in zip(boxes, halves, strict=True):
+            there = crop(last.joined, box, half.shape[-2:])
+            scores.append(half + F.conv2d(there, of_global, self.ensemble.bias, padding=1))
         size = H // stride, W // stride
-        scores = [self.ensemble(torch.cat(pair, dim=1)) for pair in pairs]
         aux = {
             "local": paste(zip(boxes, local_logits, strict=True), size),
             "global": global_logits,
