@@ -328,5 +328,5 @@ def test_real_bands(shared_data, tmp_path):
     bands = measure_bands([path])
     assert len(bands) == 6
     model = small_model(bands)
-    report = pna.segment_raster(model, path, tmp_path / "out", memory="4GB")
+    report = pna.segment_raster(model, path, tmp_path / "out", memory="8GB")
     assert report.size == (512, 512)

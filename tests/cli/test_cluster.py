@@ -70,7 +70,7 @@ def test_rasters_are_shared_out_by_blocks(tmp_path, capsys, monkeypatch):
         return segment_raster(open_model(model, device="cpu"), path, out, device="cpu", **own)
 
     monkeypatch.setattr(cluster_rasters, "segment_raster_on_cluster", segment_raster_on_cluster)
-    words = ["--engine", "ray", "--memory", "4GB", "--polygons", "gpkg"]
+    words = ["--engine", "ray", "--memory", "8GB", "--polygons", "gpkg"]
     assert main(["segment", str(scene), "-o", str(tmp_path / "out"), *words]) == 0
     assert given == [("voc-lite", scene, Replicas(), "gpkg")]
     assert (tmp_path / "out" / "scene_overlay.png").is_file()

@@ -67,7 +67,7 @@ def test_options(run, tmp_path, capsys):
     assert "it has 5 bands" in capsys.readouterr().err
     assert run(path, "--bands", "3,2,1") == 1
     assert "its values are uint16" in capsys.readouterr().err
-    options = ("--bands", "3,2,1", "--scale", "0,4095", "--memory", "4GB", "--polygons", "gpkg")
+    options = ("--bands", "3,2,1", "--scale", "0,4095", "--memory", "8GB", "--polygons", "gpkg")
     assert run(path, *options, "--scores", "--tile", "32,32") == 0
     assert " polygons" in capsys.readouterr().out
     assert names(tmp_path / "out") == [
@@ -105,7 +105,7 @@ def test_pictures_of_stages_are_not_for_rasters(run, tmp_path, capsys, words):
 
 def test_an_image_with_an_option_of_rasters_is_one(run, tmp_path):
     Image.fromarray(shades(20, 30).transpose(1, 2, 0)).save(tmp_path / "photo.png")
-    assert run(tmp_path / "photo.png", "--memory", "4GB") == 0
+    assert run(tmp_path / "photo.png", "--memory", "8GB") == 0
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         labels = rasterio.open(tmp_path / "out" / "photo_labels.tif")
     with labels:

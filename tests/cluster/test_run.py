@@ -123,7 +123,7 @@ def test_a_raster_is_shared_out(cluster, model, tmp_path):
 
     scene = write_raster(tmp_path / "scene.tif", shades(150, 130))
     tiling = TilingConfig(tile=(32, 32))
-    options = {"tiling": tiling, "memory": "4GB"}
+    options = {"tiling": tiling, "memory": "8GB"}
     counts = []
     report = segment_raster_on_cluster(
         model, scene, tmp_path / "out", replicas=Replicas(1), progress=counts.append, **options
