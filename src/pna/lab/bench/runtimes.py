@@ -13,6 +13,7 @@ from pna.lab.bench.report import Log, Report, Row
 from pna.lab.measure.timing import Call, Quartiles, interleave, quartiles, ratios
 from pna.lab.measure.workloads import Workload, build, inference, make_images
 from pna.lab.report import Table, number, rounded, with_quartiles
+from pna.model.presets import PRESETS
 
 TORCH, ONNX = "PyTorch", "ONNX Runtime"
 
@@ -31,10 +32,7 @@ class Settings:
     """
 
     device: str
-    models: tuple[str, ...] = (
-        *("fcn", "fcn-os8", "fpn", "psp", "deeplabv3", "deeplabv3plus", "upernet"),
-        *("fcn-pna-nam", "fcn-pna", "fcn-pna-gather", "lite-fcn", "lite"),
-    )
+    models: tuple[str, ...] = tuple(PRESETS)
     encoder: str | None = None
     size: tuple[int, int] = (512, 512)
     batch: int = 1
