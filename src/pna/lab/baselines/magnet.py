@@ -169,8 +169,8 @@ class MagNet(Refiner):
         """Return the segmentation network's logits of a part, at the size of a patch."""
         encoder, head = self._network
         size = [side // self.ratio for side in images.shape[-2:]]
-        patch = crop((images - self.mean) / self.std, box, size)
-        logits: Tensor = head(encoder(patch))
+        patch = crop(images, box, size)
+        logits: Tensor = head(encoder((patch - self.mean) / self.std))
         return resize(logits, size)
 
     def _refine(self, images: Tensor, coarse: Tensor, scale: int) -> Tensor:
