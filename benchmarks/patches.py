@@ -5,8 +5,9 @@
 
 The asterisk of the paper's Table 5 marks results of patches. Each model is evaluated twice, each
 time in a process of its own, whose peak memory is read: on whole images, and by a sliding window of
-that tile. MODEL is a saved model, such as `RUN/model`, or a bundled one. Writes
-`results/patches.json` and `patches.md`.
+that tile. MODEL is a saved model, such as `RUN/model`, or a bundled one. Writes each result to
+`results/patches.json` and `patches.md` as it comes; those of other models, tiles and numbers of
+images stay.
 """
 
 import argparse
@@ -14,38 +15,41 @@ import multiprocessing
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from typing import Any
 
 from trained import read_results, write_results
 
 import pna
-from pna.cli.options import add_dataset_arguments, create_dataset_of, parse_size
+import pna.data
+from pna.cli.options import (
+    add_dataset_arguments,
+    check_dataset_arguments,
+    create_dataset_of,
+    parse_size,
+)
 from pna.evaluate import evaluate
 from pna.inference.devices import default_device
 from pna.inference.tiling import TilingConfig
 from pna.lab.baselines import PRESETS
 from pna.lab.machine import describe, sentence
+from pna.model.segmenter import BaseSegmenter
 
 _NAME = "patches"
 
 
-def measure(
-    arguments: argparse.Namespace, model: str, tile: tuple[int, int] | None
-) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, model: str, tiling: TilingConfig) -> dict[str, Any]:
     """Evaluate a model in this process, whole or in tiles."""
     device = default_device()
     network = pna.load(model, device=device, presets=PRESETS)
-    labels = network.labels if arguments.dataset == "folder" else None
-    dataset = create_dataset_of(arguments, arguments.split, labels, network.bands)
-    tiling = TilingConfig()
-    if tile is not None:
-        tiling = TilingConfig(tile=tile, overlap=arguments.overlap)
+    dataset = _dataset(arguments, network)
     start = time.perf_counter()
     report = evaluate(
         network, dataset, limit=arguments.limit, tiling=tiling, num_workers=0, progress=False
     )
     seconds = time.perf_counter() - start
     return {
+        "dataset": " ".join(filter(None, (arguments.dataset, arguments.split))),
         "model": model,
         "tiling": str(tiling),
         "images": report.num_images,
@@ -54,18 +58,13 @@ def measure(
         # The time of reading and scoring included, which is the same for both.
         "seconds": seconds / report.num_images,
         "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "machine": describe(device),
     }
 
 
-def compare(arguments: argparse.Namespace, model: str) -> list[dict[str, Any]]:
-    """Run both protocols, each in a process of its own, whose memory is its own."""
-    rows = []
-    for tile in (None, arguments.tile):
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            rows.append(pool.submit(measure, arguments, model, tile).result())
-        print(rows[-1], flush=True)
-    return rows
+def _dataset(arguments: argparse.Namespace, network: BaseSegmenter) -> pna.data.SegmentationDataset:
+    labels = network.labels if arguments.dataset == "folder" else None
+    return create_dataset_of(arguments, arguments.split, labels, network.bands)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -77,14 +76,13 @@ def table(results: dict[str, Any]) -> str:
         "| data set | images | model | protocol | mIoU | boundary IoU | s | GB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, result in results.items():
-        parts += [
-            f"| {name} | {row['images']} | `{row['model']}` | {row['tiling']} | "
-            f"{100 * row['miou']:.1f} | {100 * row['boundary_iou']:.1f} | {row['seconds']:.2f} | "
-            f"{row['peak'] / 1e9:.2f} |"
-            for row in result["rows"]
-        ]
-    machines = {sentence(result["machine"]) for result in results.values()}
+    parts += [
+        f"| {row['dataset']} | {row['images']} | `{row['model']}` | {row['tiling']} | "
+        f"{100 * row['miou']:.1f} | {100 * row['boundary_iou']:.1f} | {row['seconds']:.2f} | "
+        f"{row['peak'] / 1e9:.2f} |"
+        for row in results.values()
+    ]
+    machines = {sentence(row["machine"]) for row in results.values()}
     return "\n".join([*parts, "", *(f"{machine}." for machine in sorted(machines))]) + "\n"
 
 
@@ -98,15 +96,22 @@ def main() -> None:
     add_dataset_arguments(parser)
     arguments = parser.parse_args()
     try:
-        rows = [row for model in arguments.models for row in compare(arguments, model)]
+        check_dataset_arguments(arguments)
+        protocols = TilingConfig(), TilingConfig(tile=arguments.tile, overlap=arguments.overlap)
+        for model in arguments.models:  # all of them, before hours go into the first
+            _dataset(arguments, pna.load(model, presets=PRESETS))
+        for model, tiling in product(arguments.models, protocols):
+            # A process of its own, whose memory is its own.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                row = pool.submit(measure, arguments, model, tiling).result()
+            print(row, flush=True)
+            results = read_results(_NAME)
+            key = ", ".join(str(row[name]) for name in ("dataset", "images", "model", "tiling"))
+            results[key] = row
+            write_results(_NAME, results, table(results))
     except pna.PnaError as error:
         parser.exit(2, f"{error}\n")
-    results = read_results(_NAME)
-    results[f"{arguments.dataset} {arguments.split}"] = {
-        "rows": rows,
-        "machine": describe(default_device()),
-    }
-    write_results(_NAME, results, table(results))
 
 
 if __name__ == "__main__":

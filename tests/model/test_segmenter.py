@@ -229,7 +229,7 @@ def test_deeplab_takes_rates_and_a_multi_grid():
             {"preset": "lite", "labels": VOC, "num_classes": 5},
             "^got num_classes=5, but labels 'voc2012' has 21",
         ),
-        ({"preset": "fcn", "pna": PNAConfig()}, "^preset 'fcn' has no refinement, got pna"),
+        ({"preset": "fcn", "pna": PNAConfig()}, "^preset 'fcn' has no PNA that options"),
         ({"preset": "psp", "options": ModelOptions(rates=(6, 12))}, "^preset 'psp' has no rates"),
         (
             {"preset": "deeplabv3", "options": ModelOptions(coarse_norm="group")},
@@ -306,6 +306,12 @@ class TestPadding:
         ({"fuse_kernel": 5}, "^expected fuse_kernel as one of 1, 3, got 5"),
         ({"coarse_norm": "layer"}, "^expected coarse_norm as one of batch, group"),
         ({"pool_window": (3,)}, "^expected pool_window as a height and a width in cells"),
+        ({"coarse_channels": 0}, "expected coarse_channels from 1, got 0"),
+        ({"coarse_channels": 64.0}, "expected coarse_channels from 1, got 64.0"),
+        ({"rates": (0, 2)}, r"expected rates as whole numbers from 1, got \(0, 2\)"),
+        ({"rates": "6,12"}, "expected rates as whole numbers from 1, got '6,12'"),
+        ({"rates": ()}, r"expected rates as whole numbers from 1, got \(\)"),
+        ({"multi_grid": [1, -2, 4]}, "expected multi_grid as whole numbers from 1"),
     ],
 )
 def test_options_out_of_range(options, message):

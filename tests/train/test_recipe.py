@@ -139,7 +139,7 @@ def test_a_fault_is_named_with_its_file(small: Path, override: str, message: str
     [
         ({}, "model: expected a preset or a cascade, got neither"),
         ({"preset": "lite", "cascade": UNET}, "model: expected a preset or a cascade, got both"),
-        ({"preset": "fcn", "pna": {"window": 5}}, "model: preset 'fcn' has no refinement"),
+        ({"preset": "fcn", "pna": {"window": 5}}, "model: preset 'fcn' has no PNA"),
         ({"cascade": UNET | {"freeze": True}, "pna": None}, "model: expected something to train"),
         ({"cascade": UNET | {"library": "keras"}}, r"model\.cascade\.library: .*'smp'"),
         ({"cascade": UNET | {"wieghts": "x"}}, r"unknown key .*wieghts: did you mean weights"),

@@ -101,7 +101,8 @@ def export_model(
     if size is not None and min(size) < 1:
         raise PnaError(f"expected a size (height, width) of at least (1, 1), got {size}")
     if model.refiner is not None and model.refiner.no_graph is not None:
-        raise PnaError(f"{model.origin} cannot be exported: {model.refiner.no_graph}")
+        name = type(model.refiner).__name__
+        raise PnaError(f"{name} on {model.origin} cannot be exported: {model.refiner.no_graph}")
     if precision != "int8":
         graph = segmentation_graph(model, stages=stages, precision=precision, size=size)
         network = graph.module

@@ -128,6 +128,17 @@ class ModelOptions:
             if value is not None and value not in choices:
                 known = ", ".join(map(str, choices))
                 raise PnaError(f"expected {name} as one of {known}, got {value!r}")
+        channels: Any = self.coarse_channels
+        if channels is not None and not (isinstance(channels, int) and channels >= 1):
+            raise PnaError(f"expected coarse_channels from 1, got {channels!r}")
+        for name in ("rates", "multi_grid"):
+            value = getattr(self, name)
+            if value is not None and not (
+                isinstance(value, tuple)
+                and value
+                and all(isinstance(x, int) and x >= 1 for x in value)
+            ):
+                raise PnaError(f"expected {name} as whole numbers from 1, got {value!r}")
         window = self.pool_window
         if window is not None and not (
             isinstance(window, tuple)

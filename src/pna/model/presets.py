@@ -199,7 +199,7 @@ def create_model(
     if pna is not None and known.pna is None:
         having = ", ".join(name for name, other in presets.items() if other.pna is not None)
         raise PnaError(
-            f"preset {preset!r} has no refinement, got pna={pna}; take one that has: {having}"
+            f"preset {preset!r} has no PNA that options could be of; take one that has: {having}"
         )
     config = ModelConfig(
         preset,
@@ -225,7 +225,10 @@ def find_preset(name: str, presets: Mapping[str, Preset]) -> Preset:
         PnaError: There is none of that name; the known ones are listed.
     """
     if name not in presets:
-        raise PnaError(f"unknown preset {name!r}; known are {', '.join(presets)}")
+        known = ", ".join(presets)
+        if presets is PRESETS:
+            known += "; those of other methods are in pna.lab.baselines.PRESETS, pass it as presets"
+        raise PnaError(f"unknown preset {name!r}; known are {known}")
     return presets[name]
 
 

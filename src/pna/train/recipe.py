@@ -117,7 +117,7 @@ class ModelSection(Section):
             return {**values, "pna": None}
         if default is None:
             raise PnaError(
-                f"preset {values['preset']!r} has no refinement, got pna: {given}; leave it out, "
+                f"preset {values['preset']!r} has no PNA, got pna: {given}; leave it out, "
                 "or take a preset that has one"
             )
         return {**values, "pna": asdict(default) | given} if isinstance(given, dict) else values

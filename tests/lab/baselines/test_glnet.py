@@ -61,8 +61,8 @@ def test_maps_are_shared_at_the_same_place(model, seen):
         ]
 
     refiner = model.eval().refiner
-    refiner.mean.zero_()
-    refiner.std.fill_(1)
+    refiner.normalize.mean.zero_()
+    refiner.normalize.std.fill_(1)
     refiner.local.register_forward_hook(lambda module, args, _: say_where(module, args[0]))
     with torch.inference_mode():
         reduced = torch.nn.functional.avg_pool2d(place, 3)

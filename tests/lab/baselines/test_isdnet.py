@@ -1,5 +1,6 @@
 """ISDNet: the pyramid of details, the relations, and what each loss compares."""
 
+import pytest
 import torch
 
 import pna
@@ -13,7 +14,10 @@ from pna.lab.baselines.isdnet import (
     relations,
     two_details,
 )
+from pna.lab.baselines.reduced import Normalize
 from pna.model.config import ModelOptions
+
+RGB = Normalize((0.5,) * 3, (0.25,) * 3)
 
 
 def test_details_rebuild_the_image():
@@ -40,7 +44,7 @@ def test_equal_features_have_equal_relations():
     found = relations(x)
     assert found.shape == (2, 20, 20)
     torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), torch.ones(2, 20))
-    loss = ISDNet((8, 16), 3).losses(
+    loss = ISDNet((8, 16), 3, normalize=RGB).losses(
         {
             "context1": torch.zeros(2, 3, 4, 4),
             "context2": torch.zeros(2, 3, 8, 8),
@@ -95,10 +99,36 @@ def test_the_deep_network_sees_a_quarter_of_each_side():
 
 def test_the_reconstruction_is_no_pupil_of_the_deep_map():
     """Where relations are compared the reconstruction is fixed: it alone gets no gradient of it."""
-    model = ISDNet((8, 16), 3).train()
+    model = ISDNet((8, 16), 3, normalize=RGB).train()
     features = [torch.randn(2, 8, 4, 4), torch.randn(2, 16, 2, 3, requires_grad=True)]
     images = torch.rand(2, 3, 64, 96)
     output = model.forward_training(features, torch.zeros(2, 3, 2, 3), images=images)
     output.aux["relations"].abs().sum().backward()
     assert features[1].grad.abs().sum() > 0
     assert all(p.grad is None or not p.grad.any() for p in model.reconstruct.parameters())
+
+
+def test_details_are_those_of_normalized_images():
+    torch.manual_seed(0)
+    wide, narrow = (
+        ISDNet((8, 16), 3, normalize=Normalize((0.5,) * 3, (std,) * 3)).train()
+        for std in (1.0, 0.1)
+    )
+    narrow.load_state_dict(wide.state_dict())
+    for model in (wide, narrow):  # nothing is reconstructed: what is left are the image's details
+        torch.nn.init.zeros_(model.to_details.weight)
+        torch.nn.init.zeros_(model.to_details.bias)
+    features, coarse = [torch.rand(2, 8, 16, 16), torch.rand(2, 16, 4, 4)], torch.rand(2, 3, 4, 4)
+    images = torch.rand(2, 3, 128, 128)
+    found = [
+        model.forward_training(features, coarse, images=images).aux["details"]
+        for model in (wide, narrow)
+    ]
+    torch.testing.assert_close(found[1], 10 * found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 100])
+def test_a_width_that_is_not_cut_into_groups_is_refused(width):
+    options = ModelOptions(coarse_channels=width)
+    with pytest.raises(pna.PnaError, match=f"takes a multiple of 16 coarse_channels, got {width}"):
+        pna.create_model("isdnet", 3, encoder_weights=None, options=options, presets=PRESETS)

@@ -1,5 +1,7 @@
 """All baselines as whole models: any size, any number of classes, gradients, files and counts."""
 
+import copy
+
 import pytest
 import torch
 
@@ -97,6 +99,17 @@ class TestBaselines(ModelContract):
         model.save_pretrained(tmp_path)
         with pytest.raises(pna.PnaError, match=rf"config\.json: unknown preset {baseline!r}"):
             pna.load(tmp_path)
+
+    # Weights at random are unsure of most pixels.
+    @pytest.mark.parametrize(("dtype", "least"), [(torch.float16, 0.9), (torch.bfloat16, 0.7)])
+    @torch.inference_mode()
+    def test_half_precision(self, model, dtype, least):
+        images = torch.rand(1, 3, 128, 160)
+        found = copy.deepcopy(model).to(dtype)(images.to(dtype)).logits
+        assert found.dtype == dtype
+        assert found.isfinite().all()
+        agreed = (found.argmax(1) == model(images).logits.argmax(1)).float().mean()
+        assert agreed > least
 
     @torch.inference_mode()
     def test_one_class(self, baseline):

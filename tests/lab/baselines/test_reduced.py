@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import pna
 from pna.lab.baselines import PRESETS
 from pna.lab.baselines.reduced import Box, ReducedEncoder, crop, paste, plan_patches
+from pna.model.config import ModelOptions
 from pna.model.encoder import create_encoder
 from pna.model.resize import average
 
@@ -98,5 +99,24 @@ def test_the_encoder_sees_the_image_averaged():
 @pytest.mark.parametrize("preset", ["glnet-thirds", "magnet-thirds"])
 def test_a_network_of_patches_is_not_exported(preset, tmp_path):
     model = pna.create_model(preset, 3, encoder="resnet18", encoder_weights=None, presets=PRESETS)
-    with pytest.raises(pna.PnaError, match="cannot be exported: a network of patches runs as"):
+    with pytest.raises(
+        pna.PnaError, match="Net on encoder resnet18 cannot be exported: the number of"
+    ):
         pna.export_model(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("preset", ["glnet-thirds", "magnet-thirds", "isdnet"])
+def test_images_that_are_not_padded_are_refused(preset):
+    options = ModelOptions(padding="none")
+    with pytest.raises(pna.PnaError, match='so it pads them, got padding="none": take "repl'):
+        pna.create_model(preset, 3, encoder_weights=None, options=options, presets=PRESETS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_cuts_at_the_same_place(dtype):
+    columns = torch.linspace(0, 1, 2048).expand(1, 1, 8, -1)
+    box = Box(0.0, 0.25, 1.0, 0.75)
+    expected = crop(columns, box, (4, 512))
+    found = crop(columns.to(dtype), box, (4, 512))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=4e-3)  # a step of bfloat16

@@ -67,11 +67,20 @@ class AlignedConv(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Convolve `x` (B, channels, h, w); offsets and weights come from `guide`, of its shape."""
+        from torchvision.ops import deform_conv2d
+
         offsets, weights = self.look(guide).tensor_split([self.num_offsets], dim=1)
-        # The operator takes one type only, and no half precision on a CPU.
-        dtype = self.conv.weight.dtype
-        out: Tensor = self.conv(x.to(dtype), offsets.to(dtype), weights.to(dtype).sigmoid())
-        return out
+        # The operator takes one type only, and no bfloat16; half precision is coarse for offsets.
+        dtype = torch.promote_types(self.conv.weight.dtype, torch.float32)
+        out: Tensor = deform_conv2d(
+            x.to(dtype),
+            offsets.to(dtype),
+            self.conv.weight.to(dtype),
+            None if self.conv.bias is None else self.conv.bias.to(dtype),
+            padding=1,
+            mask=weights.to(dtype).sigmoid(),
+        )
+        return out.to(guide.dtype)
 
 
 class FeatureAlignment(nn.Module):

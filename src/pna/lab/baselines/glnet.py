@@ -22,7 +22,8 @@ from pna.lab.baselines.reduced import (
     NO_GRAPH,
     Box,
     Canvas,
-    ReducedEncoder,
+    Normalize,
+    build_reduced,
     crop,
     paste,
     plan_patches,
@@ -150,8 +151,6 @@ class GLNet(Refiner):
     """
 
     no_graph = NO_GRAPH
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -172,8 +171,7 @@ class GLNet(Refiner):
         )
         self.local_pyramid, self.global_pyramid = make(), make()
         self.ensemble = _conv(2 * self.local_pyramid.channels, num_classes, 3)
-        self.register_buffer("mean", torch.tensor(local.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(local.std).view(-1, 1, 1), persistent=False)
+        self.normalize = Normalize(local.mean, local.std)
 
     @torch.compiler.disable(reason=NO_GRAPH)  # type: ignore[no-untyped-call,untyped-decorator]
     def forward(
@@ -247,7 +245,7 @@ class GLNet(Refiner):
             given: The global network's maps.
         """
         rows, columns = box.of(images.shape[-2:])
-        levels = self.local((images[..., rows, columns] - self.mean) / self.std)
+        levels = self.local(self.normalize(images[..., rows, columns]))
         sizes = [level.shape[-2:] for level in levels]
         around = [
             [crop(x, box, size) for x, size in zip(layer, sizes, strict=True)]
@@ -289,7 +287,7 @@ def build_glnet(
             the paper.
     """
     allow_head_options(config)
-    encoder = ReducedEncoder(build_encoder(config, weights), ratio)
+    encoder = build_reduced(config, weights, ratio)
     channels = 2 * (config.options.coarse_channels or 128)
     coarse = GlobalHead(encoder.channels, labels.num_classes, channels=channels)
     refiner = GLNet(

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pna.errors import PnaError
 from pna.lab.baselines.eblnet import AtrousNeck, LastLevelHead
-from pna.lab.baselines.reduced import ReducedEncoder
+from pna.lab.baselines.reduced import Normalize, build_reduced
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.coarse.layers import BatchNorm, ConvBNReLU
 from pna.model.config import ModelConfig
 from pna.model.encoder import EncoderWeights
-from pna.model.presets import allow_head_options, assemble, atrous_rates, build_encoder
+from pna.model.presets import allow_head_options, assemble, atrous_rates
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import average, resize
 from pna.model.segmenter import Segmenter
@@ -191,7 +192,7 @@ class ISDNet(Refiner):
     Args:
         in_channels: Channels of all levels, fine to coarse; the last one is the deep map.
         num_classes: Classes K.
-        image_channels: Channels of the images.
+        normalize: Of the images; their details are those of normalized ones.
         head_channels: Width of the heads that classify.
     """
 
@@ -200,11 +201,12 @@ class ISDNet(Refiner):
         in_channels: Sequence[int],
         num_classes: int,
         *,
-        image_channels: int = 3,
+        normalize: Normalize,
         head_channels: int = 64,
     ) -> None:
         super().__init__()
-        width = in_channels[-1]
+        width, image_channels = in_channels[-1], len(normalize.mean)
+        self.normalize = normalize
         self.shallow = ShallowNetwork(2 * image_channels)
         self.fusions = nn.ModuleList(
             [RelationalFusion(512, width, width), RelationalFusion(256, width, width)]
@@ -227,7 +229,7 @@ class ISDNet(Refiner):
     ) -> list[Tensor]:
         """Predict P1 (B, K, h, w) at stride 8."""
         assert images is not None
-        fused, _ = self._fuse(features[-1], two_details(images))
+        fused, _ = self._fuse(features[-1], two_details(self.normalize(images)))
         return [self.head(fused)]
 
     def forward_training(
@@ -240,7 +242,7 @@ class ISDNet(Refiner):
         cells are in the deep map, less how like they are in the reconstruction.
         """
         assert images is not None
-        deep, details = features[-1], two_details(images)
+        deep, details = features[-1], two_details(self.normalize(images))
         fused, contexts = self._fuse(deep, details)
         aux = {
             f"context{number}": head(context)
@@ -308,9 +310,15 @@ def build_isdnet(
 ) -> Segmenter:
     """Build ISDNet; the encoder of the configuration is the deep network's."""
     allow_head_options(config, "rates")
-    encoder = ReducedEncoder(build_encoder(config, weights), RATIO)
     width = config.options.coarse_channels or 128
+    if width % _GROUPS:
+        raise PnaError(
+            f"preset {config.preset!r} takes a multiple of {_GROUPS} coarse_channels, got {width}"
+        )
+    encoder = build_reduced(config, weights, RATIO)
     neck = AtrousNeck(encoder.channels, width, **atrous_rates(config))
     coarse = LastLevelHead(neck.channels, labels.num_classes)
-    refiner = ISDNet(neck.channels, labels.num_classes, image_channels=len(encoder.mean))
+    refiner = ISDNet(
+        neck.channels, labels.num_classes, normalize=Normalize(encoder.mean, encoder.std)
+    )
     return assemble(config, labels, encoder, coarse, neck=neck, refiner=refiner)

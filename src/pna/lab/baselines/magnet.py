@@ -15,13 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pna.lab.baselines.reduced import NO_GRAPH, Box, ReducedEncoder, crop, paste, plan_patches
+from pna.lab.baselines.reduced import (
+    NO_GRAPH,
+    Box,
+    Normalize,
+    build_reduced,
+    crop,
+    paste,
+    plan_patches,
+)
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.coarse.fpn import SemanticFPNHead
 from pna.model.coarse.layers import BatchNorm, ConvBNReLU
 from pna.model.config import ModelConfig
 from pna.model.encoder import Encoder, EncoderWeights
-from pna.model.presets import allow_head_options, assemble, build_encoder, coarse_width
+from pna.model.presets import allow_head_options, assemble, coarse_width
 from pna.model.refiner import Refiner, RefinerOutput
 from pna.model.resize import resize
 from pna.model.segmenter import Segmenter
@@ -101,8 +109,6 @@ class MagNet(Refiner):
     """
 
     no_graph = NO_GRAPH
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -122,8 +128,7 @@ class MagNet(Refiner):
         self.share = share
         self.num_stages = len(self.scales)
         self.module = RefinementModule(num_classes)
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(encoder.std).view(-1, 1, 1), persistent=False)
+        self.normalize = Normalize(encoder.mean, encoder.std)
 
     @torch.compiler.disable(reason=NO_GRAPH)  # type: ignore[no-untyped-call,untyped-decorator]
     def forward(
@@ -169,8 +174,7 @@ class MagNet(Refiner):
         """Return the segmentation network's logits of a part, at the size of a patch."""
         encoder, head = self._network
         size = [side // self.ratio for side in images.shape[-2:]]
-        patch = crop(images, box, size)
-        logits: Tensor = head(encoder((patch - self.mean) / self.std))
+        logits: Tensor = head(encoder(self.normalize(crop(images, box, size))))
         return resize(logits, size)
 
     def _refine(self, images: Tensor, coarse: Tensor, scale: int) -> Tensor:
@@ -268,8 +272,9 @@ def build_magnet(
             2,448 over 612.
     """
     allow_head_options(config)
-    encoder = build_encoder(config, weights)
-    head = SemanticFPNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     ratio = scales[-1]
+    reduced = build_reduced(config, weights, ratio)
+    encoder = reduced.encoder
+    head = SemanticFPNHead(encoder.channels, labels.num_classes, **coarse_width(config))
     refiner = MagNet(encoder, head, labels.num_classes, ratio=ratio, scales=scales)
-    return assemble(config, labels, ReducedEncoder(encoder, ratio), head, refiner=refiner)
+    return assemble(config, labels, reduced, head, refiner=refiner)

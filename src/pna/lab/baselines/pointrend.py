@@ -2,9 +2,6 @@
 
 Source: Kirillov, Wu, He, Girshick, "PointRend: Image Segmentation as Rendering" (CVPR 2020),
 sections 3 and 5, for semantic segmentation.
-
-A point is (x, y) in [0, 1] x [0, 1], from the left and the top of the padded image, so that it
-is independent of the strides of maps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pna.lab.baselines.sampling import sample, sample_labels
 from pna.labels import IGNORE_INDEX, LabelSpace
 from pna.model.coarse.deeplab import DeepLabV3Head
 from pna.model.coarse.fpn import SemanticFPNHead
@@ -156,38 +154,13 @@ class PointRend(Refiner):
 
     def predict(self, fine: Tensor, coarse: Tensor, points: Tensor) -> Tensor:
         """Predict logits (B, K, P) at points (B, P, 2), from fine features and logits there."""
-        logits: Tensor = self.head(sample(fine, points), sample(coarse, points))
+        dtype = self.head.classifier.weight.dtype  # sampled in float32, also by a network in half
+        logits: Tensor = self.head(sample(fine, points).to(dtype), sample(coarse, points).to(dtype))
         return logits
 
 
 def _num_points(images: Tensor) -> int:
     return -(-images.shape[-2] * images.shape[-1] // _PIXELS_PER_POINT)
-
-
-def sample(x: Tensor, points: Tensor) -> Tensor:
-    """Interpolate a map at points, bilinearly between the centers of its cells.
-
-    Args:
-        x: (B, C, h, w).
-        points: (B, P, 2), as (x, y) in [0, 1].
-
-    Returns:
-        (B, C, P), in float32 at least: half precision cannot resolve neighboring points.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    grid = (2 * points - 1).to(x.dtype).unsqueeze(2)  # (B, P, 1, 2); the borders are -1 and 1
-    sampled = F.grid_sample(
-        x, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )  # (B, C, P, 1)
-    return sampled.squeeze(3)
-
-
-def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
-    """Look up the labels (B, H, W) of the pixels that contain points (B, P, 2): (B, P)."""
-    H, W = labels.shape[-2:]
-    columns = (points[..., 0] * W).long().clamp(0, W - 1)
-    rows = (points[..., 1] * H).long().clamp(0, H - 1)
-    return labels.flatten(1).gather(1, rows * W + columns)
 
 
 def uncertainty(logits: Tensor) -> Tensor:

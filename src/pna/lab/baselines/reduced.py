@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from pna.model.encoder import Encoder
+from pna.errors import PnaError
+from pna.lab.baselines.sampling import sample
+from pna.model.config import ModelConfig
+from pna.model.encoder import Encoder, EncoderWeights
+from pna.model.presets import build_encoder
 from pna.model.resize import average
 
-NO_GRAPH = "a network of patches runs as often as the size of the image says"
+NO_GRAPH = "the number of patches depends on the size of the image, so no graph holds for all sizes"
 """Why such a refiner is no part of a compiled graph, and cannot be exported."""
 
 
@@ -38,6 +41,44 @@ class ReducedEncoder(Encoder):
         H, W = images.shape[-2:]
         features: list[Tensor] = self.encoder(average(images, (H // self.ratio, W // self.ratio)))
         return features
+
+
+def build_reduced(
+    config: ModelConfig, weights: EncoderWeights | None, ratio: int
+) -> ReducedEncoder:
+    """Build the encoder of a configuration for images reduced by a ratio.
+
+    Raises:
+        PnaError: Images are not padded, so that their sides are no multiples of the ratio's cells.
+    """
+    if config.options.padding == "none":
+        raise PnaError(
+            f"preset {config.preset!r} cuts images into equal parts, so it pads them, got "
+            'padding="none": take "replicate" or "mean"'
+        )
+    return ReducedEncoder(build_encoder(config, weights), ratio)
+
+
+class Normalize(nn.Module):
+    """Bring images in [0, 1] to the mean and the deviation that an encoder's weights expect.
+
+    Args:
+        mean: Per channel, for values in [0, 1].
+        std: Standard deviation per channel, likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # Settings of the encoder, not weights.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalize images (B, C, H, W)."""
+        return (images - self.mean) / self.std
 
 
 class Box(NamedTuple):
@@ -112,10 +153,9 @@ def crop(x: Tensor, box: Box, size: Sequence[int]) -> Tensor:
         (B, C, h, w).
     """
     rows, columns = box.centers(size, x.device)
-    # grid_sample has -1 and 1 at the borders.
-    y, x_ = torch.meshgrid(2 * rows - 1, 2 * columns - 1, indexing="ij")
-    grid = torch.stack([x_, y], -1).to(x.dtype).expand(len(x), -1, -1, -1)  # (B, h, w, 2)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    y, x_ = torch.meshgrid(rows, columns, indexing="ij")
+    points = torch.stack([x_, y], -1).flatten(0, 1).expand(len(x), -1, -1)  # (B, h * w, 2)
+    return sample(x, points).view(*x.shape[:2], *size).to(x.dtype)
 
 
 class Canvas:

@@ -103,8 +103,9 @@ def _scored_on(scores: Sequence[ModelScores]) -> list[str]:
 def _cost_notes(results: Results) -> list[str]:
     height, width = results.comparison.measure.size
     lines = [
-        "Parameters include those of an auxiliary head. Multiply-accumulates are those of one "
-        f"image of {height}x{width}; those of the neighborhood attention's product follow the plus."
+        "Parameters include those of an auxiliary head, where there is one. Multiply-accumulates "
+        f"are of one image of {height}x{width}; those of the neighborhood attention's product "
+        "follow the plus."
     ]
     machine = results.costs.machine
     if machine is not None:
