@@ -1,5 +1,6 @@
 """Saved models, read from a folder, by a bundled name, or from a repository on the hub."""
 
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -130,7 +131,13 @@ def create_or_load(
         raise PnaError(
             f"an encoder goes with a preset ({', '.join(presets)}), got one for the model {name!r}"
         )
-    return load(name, presets=presets)
+    try:
+        return load(name, presets=presets)
+    except PnaError as error:
+        like = difflib.get_close_matches(name, presets)
+        if like and not Path(name).exists():
+            raise type(error)(f"{error}; presets are spelled {', '.join(like)}") from error
+        raise
 
 
 def _find(path_or_name: str | Path) -> Path:

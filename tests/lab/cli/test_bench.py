@@ -246,6 +246,7 @@ def test_results_of_a_checkout_go_to_its_benchmarks(tmp_path):
         (["head", "--model", "fcn", "--encoder", "resnet18"], "model 'fcn' is not refined"),
         (["models", "--model", "soup"], "no model 'soup'"),
         (["runtimes", "--model", "soup"], "no model 'soup'"),
+        (["growth", "--model", "glnett"], "presets are spelled glnet"),
         (["growth", "--encoder", "soup"], "unknown encoder 'soup'"),
         (["operator", "--device", "abacus"], "expected a device such as cpu"),
         (["head", "models", "-o", "x.json"], "--out x.json is for one suite"),

@@ -114,7 +114,7 @@ def plan_patches(
         patch: (h, w) of a patch, at most those of the image.
         overlap: Least share of a patch's side that its neighbor covers too, in [0, 1); where
             patches are aligned, less by a part of `align`.
-        align: They begin at multiples of so many pixels.
+        align: They begin at multiples of so many pixels, of which the image's sides are multiples.
 
     Returns:
         The patches, row by row; whole pixels of the image.
