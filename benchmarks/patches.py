@@ -40,8 +40,7 @@ _NAME = "patches"
 
 def measure(arguments: argparse.Namespace, model: str, tiling: TilingConfig) -> dict[str, Any]:
     """Evaluate a model in this process, whole or in tiles."""
-    device = default_device()
-    network = pna.load(model, device=device, presets=PRESETS)
+    network = pna.load(model, device=default_device(), presets=PRESETS)
     dataset = _dataset(arguments, network)
     start = time.perf_counter()
     report = evaluate(
@@ -58,7 +57,6 @@ def measure(arguments: argparse.Namespace, model: str, tiling: TilingConfig) -> 
         # The time of reading and scoring included, which is the same for both.
         "seconds": seconds / report.num_images,
         "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "machine": describe(device),
     }
 
 
@@ -95,6 +93,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     add_dataset_arguments(parser)
     arguments = parser.parse_args()
+    machine = describe(default_device())
     try:
         check_dataset_arguments(arguments)
         protocols = TilingConfig(), TilingConfig(tile=arguments.tile, overlap=arguments.overlap)
@@ -108,7 +107,7 @@ def main() -> None:
             print(row, flush=True)
             results = read_results(_NAME)
             key = ", ".join(str(row[name]) for name in ("dataset", "images", "model", "tiling"))
-            results[key] = row
+            results[key] = row | {"machine": machine}
             write_results(_NAME, results, table(results))
     except pna.PnaError as error:
         parser.exit(2, f"{error}\n")
