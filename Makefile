@@ -6,6 +6,9 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) i
 # One process a core, one thread a process: threads that share a core only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
+# One reading of the pages for both builders.
+SPHINX := $(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees
+
 .PHONY: demo test test-all test-minimum check lint doctest bench docs clean
 
 demo: $(VENV)/.demo
@@ -42,8 +45,8 @@ bench: $(VENV)/.dev
 	$(BIN)/pna bench operator grids head models growth
 
 docs: $(VENV)/.dev
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
-	$(BIN)/sphinx-build -W --keep-going -q -b doctest -D nb_execution_mode=off docs docs/_build/doctest
+	$(SPHINX) -b html docs docs/_build/html
+	$(SPHINX) -b doctest docs docs/_build/doctest
 
 clean:
 	rm -rf $(VENV) $(VENV)-minimum build dist out docs/_build docs/_generated .pytest_cache .mypy_cache .ruff_cache
