@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pna
 from color_segmenter import ColorSegmenter
 from pna.cli import main
 from pna.export.refiners import export_mask_refiner
@@ -87,6 +88,10 @@ def test_a_folder_in_place_of_the_file(run, capsys, tmp_path):
 
 
 def test_sigterm_leaves_no_file(tmp_path):
+    model = tmp_path / "model"
+    pna.create_model("lite-fcn", 3, encoder="test_resnet", encoder_weights=None).save_pretrained(
+        model
+    )
     program = (
         "import os, signal, sys, pna.files, pna.export.write as write\n"
         "def end(program, graph, beside):\n"
@@ -94,14 +99,14 @@ def test_sigterm_leaves_no_file(tmp_path):
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "write._write_pt2 = end\n"
         "from pna.__main__ import main\n"
-        "sys.exit(main(['export', 'voc-lite', '-o', 'a.pt2', '--to', 'pt2']))\n"
+        "sys.exit(main(['export', 'model', '-o', 'a.pt2', '--to', 'pt2']))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
     )
     assert ended.returncode == 130, ended.stderr
     assert ended.stderr.endswith("pna export: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [model]
 
 
 def test_one_precision(run, capsys):

@@ -164,11 +164,16 @@ def test_counts_of_the_papers_table_1(preset):
     assert attention == sum(2 * n * n * 81 * width for n, width in cells)
 
 
-ENCODERS = ("resnet101c", "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
-
-
 @pytest.mark.parametrize("preset", [name for name in PRESETS if "lite" not in name])
-@pytest.mark.parametrize("encoder", ["resnet18", *ENCODERS])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "resnet18",
+        "swin_tiny_patch4_window7_224",
+        pytest.param("resnet101c", marks=pytest.mark.slow),
+        pytest.param("swin_base_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
 def test_every_preset_on_the_papers_encoders(preset, encoder):
     if encoder.startswith("swin") and preset == "fcn-os8":
         pytest.skip("dilation is what this preset is for")

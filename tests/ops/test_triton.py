@@ -172,7 +172,7 @@ def _check(inputs, grad, window, *, dtype=torch.float32, **options):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=[pytest.mark.slow] if case.endswith("square_w9") else [])
+        pytest.param(case, marks=[] if case.endswith("_w3") else [pytest.mark.slow])
         for case in golden_cases.names("neighborhood_attention")
     ],
 )
@@ -254,7 +254,9 @@ def test_half_precision_in_every_shape(shape, dtype):
     _check(inputs, torch.randn_like(inputs[2]), shape[-1], dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_half_precision(dtype):
     inputs = _inputs(1, 1, 9, 10, 32, 32, 7, dtype=dtype)
     _check(inputs, torch.randn_like(inputs[2]), 7, dtype=dtype)
@@ -312,8 +314,9 @@ def test_twice_the_same_bits(keys):
     ("queries", "keys", "programs"),
     [
         ((9, 9), (9, 9), 10),  # four tiles in two splits
-        ((16, 16), (8, 2), 6),
-        ((9, 10), (4, 5), 3),  # no tile like another: launches of two
+        pytest.param((16, 16), (8, 2), 6, marks=pytest.mark.slow),
+        # No tile like another: launches of two.
+        pytest.param((9, 10), (4, 5), 3, marks=pytest.mark.slow),
     ],
 )
 def test_bias_is_summed_over_splits_of_tiles(queries, keys, programs, monkeypatch):
@@ -323,7 +326,7 @@ def test_bias_is_summed_over_splits_of_tiles(queries, keys, programs, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of opcheck's own copies
-@pytest.mark.parametrize("keys", [(3, 4), (2, 5)])
+@pytest.mark.parametrize("keys", [(3, 4), pytest.param((2, 5), marks=pytest.mark.slow)])
 def test_opcheck(keys):
     inputs = [x.requires_grad_() for x in _inputs(1, 1, 3, 4, 4, 6, 3, keys=keys)]
     torch.library.opcheck(triton.triton_attention, (*inputs, 3, 1, 0.5))
@@ -379,6 +382,7 @@ def test_compiled_code_learns_the_right_strides():
         torch.library.opcheck(operator, (*arguments, 3, 1, 0.5), test_utils="test_faketensor")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Input #")  # that it is no float64
 def test_gradcheck_in_float32():
     inputs = [x.requires_grad_() for x in _inputs(1, 1, 5, 6, 4, 3, 3)]
@@ -417,6 +421,7 @@ def nearest_entry(position, N, n, DILATION: tl.constexpr, BITS: tl.constexpr):
     return (2 * position + 1) * n // (2 * N), 0 * position, (0 * position).to(tl.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INTERPRETED, reason="a compiled kernel cannot be exchanged")
 @pytest.mark.parametrize(
     ("name", "wrong", "keys"),

@@ -230,9 +230,8 @@ print("ok")
 """
 
 
-@pytest.mark.parametrize(
-    "encoder", ["repvgg_a0", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fastvit_t8",))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["repvgg_a0", "fastvit_t8"])
 def test_a_strided_1x1_stem_trains(encoder: str) -> None:
     """In a process of its own: where torch writes past a buffer, it is killed."""
     done = subprocess.run(

@@ -165,7 +165,13 @@ def test_half_precision(preset):
     assert all(loss.isfinite() for loss in losses.values())
 
 
-@pytest.mark.parametrize("preset", NUM_STAGES)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "glnet-thirds" else [])  # 16 patches
+        for name in NUM_STAGES
+    ],
+)
 def test_counts_hold_every_parameter(preset):
     model = _model(preset)
     parts = {part.part: part for part in count(model, (64, 96))}
