@@ -50,7 +50,10 @@ def test_what_is_passed_on_and_printed(tmp_path, capsys, monkeypatch, failed):
     assert given["replicas"] == Replicas(2, 3, 0)
     assert (given["batch_size"], given["scores"], given["model"]) == (4, True, "m")
     captured = capsys.readouterr()
-    assert "10 images segmented by 2 replicas in 5 s (2.0 a second), 3 were there" in captured.out
+    assert (
+        "10 images segmented by at most 2 replicas in 5 s (2.0 a second), 3 were there"
+        in captured.out
+    )
     assert "1000 of 4000 images, 50" in captured.err
     assert ("the errors are in" in captured.err) == bool(failed)
 

@@ -121,9 +121,9 @@ def _segment_images(args: argparse.Namespace, inputs: list[str], replicas: "Repl
             progress=progress,
         )
     print(
-        f"{report.done} images segmented by {report.replicas} replicas in {report.seconds:.0f} s "
-        f"({report.images_per_second:.1f} a second), {report.found} were there already, "
-        f"{report.failed} failed: {report.manifest}"
+        f"{report.done} images segmented by at most {report.replicas} replicas in "
+        f"{report.seconds:.0f} s ({report.images_per_second:.1f} a second), {report.found} were "
+        f"there already, {report.failed} failed: {report.manifest}"
     )
     if report.errors is not None:
         print(f"the errors are in {report.errors}", file=sys.stderr)

@@ -111,7 +111,8 @@ def segmentation_loss(
         labels: (B, H, W) int64, classes or 255 for ignored pixels.
         model: The model, which pads images and so cuts its outputs back, and whose refiner may have
             losses of its own. None resizes each output to the size of the labels.
-        config: Weight and kind of each loss. Outputs of weight 0 are not computed.
+        config: Weight and kind of each loss. The loss of an output of weight 0 is not computed; a
+            refiner's own losses are, so that they can be watched.
         num_valid: Number of valid pixels that the means are taken over, where this batch is a part
             of a larger one (accumulation, several processes): losses and gradients of the parts
             then add up to those of the whole. With class weights their total weight, see
