@@ -7,9 +7,11 @@ classified as in semantic FPN.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from pna.errors import PnaError
 from pna.labels import LabelSpace
@@ -56,27 +58,24 @@ class AlignedConv(nn.Module):
     """
 
     def __init__(self, channels: int, *, groups: int = _GROUPS) -> None:
-        from torchvision.ops import DeformConv2d
-
         super().__init__()
         self.num_offsets = 2 * groups * _TAPS
         self.look = nn.Conv2d(channels, self.num_offsets + groups * _TAPS, 3, padding=1)
-        self.conv = DeformConv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)  # run by `deform_conv2d`
         nn.init.zeros_(self.look.weight)
         nn.init.zeros_(self.look.bias)  # type: ignore[arg-type]  # declared as optional
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Convolve `x` (B, channels, h, w); offsets and weights come from `guide`, of its shape."""
-        from torchvision.ops import deform_conv2d
-
         offsets, weights = self.look(guide).tensor_split([self.num_offsets], dim=1)
         # The operator takes one type only, and no bfloat16; half precision is coarse for offsets.
         dtype = torch.promote_types(self.conv.weight.dtype, torch.float32)
+        bias = cast(Tensor, self.conv.bias)
         out: Tensor = deform_conv2d(
             x.to(dtype),
             offsets.to(dtype),
             self.conv.weight.to(dtype),
-            None if self.conv.bias is None else self.conv.bias.to(dtype),
+            bias.to(dtype),
             padding=1,
             mask=weights.to(dtype).sigmoid(),
         )
